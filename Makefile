@@ -7,6 +7,9 @@ PYTHON ?= python3
 APP ?= fastapi
 PORT ?= 8000
 
+# Where pyenv keeps interpreters: all that are found there are tested on too.
+PYENV_ROOT ?= $(HOME)/.pyenv
+
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -36,6 +39,8 @@ test: $(VENV)/tests node_modules/installed
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(BIN)/tox run-parallel --parallel-no-spinner \
+	  --discover $(wildcard $(PYENV_ROOT)/versions/*/bin/python)
 
 clean:
 	rm -rf $(VENV) node_modules build dist .tox .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
