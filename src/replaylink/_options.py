@@ -195,12 +195,15 @@ class Options:
     def _explain(self, connection: Any, rest: Iterable[Absent]) -> None:
         if not logger.isEnabledFor(logging.DEBUG):
             return
+        answers = [
+            *((reader.source, reader.find(connection)) for reader in self._session_at_start),
+            *zip((reader.source for reader in self._session_rest), rest, strict=True),
+        ]
+        # Asked once more, a cookie may have come of age meanwhile.
         reasons = [
-            f"{source!r}: {absent.reason}"
-            for source, absent in (
-                *((reader.source, reader.find(connection)) for reader in self._session_at_start),
-                *zip((reader.source for reader in self._session_rest), rest, strict=True),
-            )
+            f"{source!r}: {answer.reason}"
+            for source, answer in answers
+            if isinstance(answer, Absent)
         ]
         logger.debug("no session ID for this request: %s", "; ".join(reasons) or "no source")
 

@@ -136,9 +136,9 @@ class ReplayLinkMiddleware:
 
 
 def _may_have_large_body(scope: Scope) -> bool:
-    if scope["method"] in ("GET", "HEAD"):
+    if scope.get("method") in ("GET", "HEAD"):
         return False
-    for name, value in scope["headers"]:
+    for name, value in scope.get("headers", ()):
         if name == b"content-length":
             return not value.isdigit() or len(value) > 18 or int(value) > LARGE_BODY_BYTES
     return True
@@ -217,7 +217,7 @@ class _ReadAhead:
             b"content-length": None,
         }
         found: dict[bytes, Any] = {}
-        for name, value in self._scope["headers"]:
+        for name, value in self._scope.get("headers", ()):
             if name in wanted:
                 found[name] = value.decode("latin-1")
         return _body.refusal(

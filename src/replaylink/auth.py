@@ -285,7 +285,7 @@ class bearer_jwt(Source):
 
     def in_scope(self, accept: Accept) -> FindInScope:
         def find(scope: Scope) -> Found:
-            for name, value in scope["headers"]:
+            for name, value in scope.get("headers", ()):
                 if name == b"authorization":
                     return self._find(value.decode("latin-1"), accept)
             return NOT_THERE

@@ -122,7 +122,7 @@ class header(Source):
 
         def find(scope: Scope) -> Found:
             found: Found = NOT_THERE
-            for name, value in scope["headers"]:
+            for name, value in scope.get("headers", ()):
                 if name == wanted:
                     text = value.decode("latin-1")
                     found = accept(text)
@@ -307,7 +307,7 @@ class posthog_cookie(Source):
     def in_scope(self, accept: Accept) -> FindInScope:
         def find(scope: Scope) -> Found:
             # HTTP/2 lets a client send one header for each cookie.
-            cookies = [value for name, value in scope["headers"] if name == b"cookie"]
+            cookies = [value for name, value in scope.get("headers", ()) if name == b"cookie"]
             if not cookies:
                 return NOT_THERE
             return self._find(b";".join(cookies).decode("latin-1"), accept)
