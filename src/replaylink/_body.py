@@ -20,6 +20,9 @@ TOO_LONG: Final = Absent("the body is longer than max_body_bytes")
 CUT_OFF: Final = Absent("the body was cut off")
 UNUSABLE: Final = Absent("the body is not JSON with an ID in that field")
 
+MAX_LENGTH_DIGITS: Final = 18
+"""A Content-Length of more digits is not looked at: nothing is that long."""
+
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 
 BodyReader: TypeAlias = Callable[[bytes], Found]
@@ -46,10 +49,10 @@ def refusal(
     if content_encoding and content_encoding.strip().lower() != "identity":
         return ENCODED
     if content_length is not None:
-        # str.isdigit() is true of digits that int() refuses, but not within latin-1.
-        if not content_length.isdecimal() or int(content_length[:20]) == 0:
+        # No digit but 0 to 9 is decimal within latin-1. int() refuses 4301 of them.
+        if not content_length.isdecimal() or not content_length.strip("0"):
             return NO_BODY
-        if int(content_length[:20]) > max_body_bytes:
+        if len(content_length) > MAX_LENGTH_DIGITS or int(content_length) > max_body_bytes:
             return TOO_LONG
     return None
 

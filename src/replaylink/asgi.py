@@ -140,7 +140,11 @@ def _may_have_large_body(scope: Scope) -> bool:
         return False
     for name, value in scope.get("headers", ()):
         if name == b"content-length":
-            return not value.isdigit() or len(value) > 18 or int(value) > LARGE_BODY_BYTES
+            return (
+                not value.isdigit()
+                or len(value) > _body.MAX_LENGTH_DIGITS
+                or int(value) > LARGE_BODY_BYTES
+            )
     return True
 
 
