@@ -25,6 +25,9 @@ MAX_LENGTH_DIGITS: Final = 18
 
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 
+JSON_ERRORS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises. msgspec's own errors are ValueErrors from 0.19 on."""
+
 BodyReader: TypeAlias = Callable[[bytes], Found]
 
 
@@ -81,8 +84,8 @@ def field_reader(path: tuple[str, ...], accept: Accept, types: Any) -> BodyReade
             value = decoder.decode(body.removeprefix(_UTF8_BOM))
             for _ in names:
                 value = value.value
-        # Bad JSON, bad UTF-8, another type, too deep a nesting.
-        except (ValueError, RecursionError, AttributeError):
+        # Another type, an object missing on the way, too deep a nesting.
+        except (*JSON_ERRORS, AttributeError):
             return UNUSABLE
         return NOT_THERE if value is None else accept(str(value))
 

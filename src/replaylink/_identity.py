@@ -413,7 +413,8 @@ class linked:
                 SESSION_KEY if session_key is None else session_key,
                 USER_KEY if user_key is None else user_key,
             )
-        self._entered: list[tuple[Identity, Bound]] = []
+        # One object may be entered by several threads and tasks at once.
+        self._entered: dict[Identity, Bound] = {}
 
     def _enter(self) -> tuple[Identity, Bound]:
         outer = current_identity()
@@ -425,8 +426,9 @@ class linked:
         return identity, identity.bind()
 
     def __enter__(self) -> Identity:
-        self._entered.append(self._enter())
-        return self._entered[-1][0]
+        identity, bound = self._enter()
+        self._entered[identity] = bound
+        return identity
 
     def __exit__(
         self,
@@ -434,8 +436,9 @@ class linked:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        identity, bound = self._entered.pop()
-        identity.unbind(bound)
+        identity = current_identity()
+        if identity in self._entered:
+            identity.unbind(self._entered.pop(identity))
 
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):

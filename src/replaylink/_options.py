@@ -4,6 +4,7 @@ The options that both middlewares take: checked, and made ready for requests.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -66,6 +67,7 @@ class Options:
 
     Args:
         prepare: Makes the function that looks for a source, for the protocol at hand.
+        can_await: Whether a callable may be async.
 
     Raises:
         TypeError: If an option is of a wrong type.
@@ -86,6 +88,7 @@ class Options:
         self,
         prepare: Callable[[Source, Accept], Callable[[Any], Found]],
         *,
+        can_await: bool,
         session_id: AnySource | Iterable[AnySource],
         user_id: AnySource | Iterable[AnySource],
         validate_session_id: Callable[[str], bool],
@@ -104,7 +107,7 @@ class Options:
             raise ValueError(msg)
         self.max_body_bytes = max_body_bytes
         self.keys = Keys(session_key, user_key)
-        sources = _sources("session_id", session_id)
+        sources = _sources("session_id", session_id, can_await)
         for source in sources:
             if isinstance(source, Source) and source.late:
                 msg = f"session_id={source!r}: gives a user ID, and belongs in user_id"
@@ -116,7 +119,7 @@ class Options:
         self._session_finds = tuple(reader.find for reader in self._session_at_start)
         sources = [
             source.for_user() if isinstance(source, (Source, JSONBody)) else source
-            for source in _sources("user_id", user_id)
+            for source in _sources("user_id", user_id, can_await)
         ]
         user_at_start, self._user_rest = _split(
             [_reader(source, prepare, accept_user_id) for source in sources]
@@ -249,7 +252,9 @@ def _reader(
     return Reader(source, Kind.CALL, source, accept)
 
 
-def _sources(option: str, given: AnySource | Iterable[AnySource]) -> list[AnySource]:
+def _sources(
+    option: str, given: AnySource | Iterable[AnySource], can_await: bool
+) -> list[AnySource]:
     if isinstance(given, (Source, JSONBody)) or callable(given):
         given = (given,)
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -268,4 +273,11 @@ def _sources(option: str, given: AnySource | Iterable[AnySource]) -> list[AnySou
                 "callable of the scope or environ"
             )
             raise TypeError(msg)
+        if not can_await and _is_async(source):
+            msg = f"{option}={source!r}: nothing awaits it in a WSGI app; use a plain function"
+            raise TypeError(msg)
     return sources
+
+
+def _is_async(source: object) -> bool:
+    return any(map(inspect.iscoroutinefunction, (source, type(source).__call__)))  # type: ignore[operator]

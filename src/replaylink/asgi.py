@@ -79,6 +79,7 @@ class ReplayLinkMiddleware:
         self.app = app
         self._options = Options(
             lambda source, accept: source.in_scope(accept),
+            can_await=True,
             session_id=session_id,
             user_id=user_id,
             validate_session_id=validate_session_id,

@@ -99,17 +99,17 @@ def _id_of(user: object, attributes: Sequence[str]) -> object:
         pass
     if isinstance(user, Mapping):
         return next((user[name] for name in attributes if user.get(name) is not None), None)
-    if not _is_authenticated(user):
-        return None
-    state = vars(user).get("_sa_instance_state") if hasattr(user, "__dict__") else None
+    own = vars(user) if hasattr(user, "__dict__") else {}
+    state = own.get("_sa_instance_state")
     if state is not None:
-        # SQLAlchemy loads an expired attribute as it is read. Its state tells the
-        # primary key without.
-        loaded = vars(user)
-        value = next((loaded[name] for name in attributes if name in loaded), None)
-        if value is None and attributes is ID_ATTRIBUTES and state.identity:
+        # SQLAlchemy loads an expired attribute as it is read, the ones behind
+        # is_authenticated too. Its state tells the primary key without.
+        value = next((own[name] for name in attributes if name in own), None)
+        if value is None and attributes is ID_ATTRIBUTES and len(state.identity or ()) == 1:
             return state.identity[0]
         return value
+    if not _is_authenticated(user):
+        return None
     for name in attributes:
         try:
             value = getattr(user, name, None)
@@ -183,19 +183,25 @@ class session_user(Source):
 
     def in_environ(self, accept: Accept) -> FindInEnviron:
         def find(environ: Environ) -> Found:
-            flask = sys.modules.get("flask")
-            if flask is None or not flask.has_request_context():
-                return NOT_THERE
-            return self._find(flask.session._get_current_object(), accept)
+            return self._find(_flask_session(), accept)
 
         return find
 
     def _find(self, session: object, accept: Accept) -> Found:
-        # Read as a plain dict: Flask's own get() marks the session as accessed, which
-        # adds "Vary: Cookie" to the response.
+        # Read as a plain dict: Flask's own get() marks the session as accessed.
         if not isinstance(session, dict):
             return NOT_THERE
         return _accepted(dict.get(session, self.key), accept)
+
+
+def _flask_session() -> object:
+    flask = sys.modules.get("flask")
+    if flask is None or not flask.has_request_context():
+        return None
+    # Not by flask.session: that marks the session as accessed, which adds "Vary: Cookie"
+    # to the response. The attribute got its underscore in Flask 3.1.3.
+    context = vars(flask.globals.request_ctx._get_current_object())
+    return context.get("_session") or context.get("session")
 
 
 class bearer_jwt(Source):

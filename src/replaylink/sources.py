@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 
 import msgspec
 
-from ._body import BodyReader, field_reader
+from ._body import JSON_ERRORS, BodyReader, field_reader
 from ._ids import NOT_THERE, Absent, Accept, Found, is_uuid7
 from ._types import Environ, Scope
 
@@ -287,7 +287,7 @@ class posthog_cookie(Source):
         try:
             state = _decode_cookie(unquote_to_bytes(value.encode("latin-1")))
         # UnicodeError is a ValueError: a test client may give any text.
-        except (ValueError, RecursionError):
+        except JSON_ERRORS:
             return NOT_READABLE, 0
         active, session_id, start = state.session or (0, "", 0)
         if self._user:
