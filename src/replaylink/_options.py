@@ -280,4 +280,4 @@ def _sources(
 
 
 def _is_async(source: object) -> bool:
-    return any(map(inspect.iscoroutinefunction, (source, type(source).__call__)))  # type: ignore[operator]
+    return any(map(inspect.iscoroutinefunction, (source, type(source).__call__)))
