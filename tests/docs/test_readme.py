@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +37,11 @@ def run(block: str) -> dict[str, Any]:
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[-1][:40])
 def test_python_blocks_run(block: str) -> None:
     """Each Python block of the README runs as it stands."""
-    assert run(block)
+    factory = logging.getLogRecordFactory()
+    try:
+        assert run(block)
+    finally:
+        logging.setLogRecordFactory(factory)
 
 
 @pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
