@@ -12,8 +12,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar, Token, copy_context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -36,9 +38,6 @@ USER_KEY: Final = "posthogDistinctId"
 
 ABSENT: Final = ...
 """What structlog puts into a context variable in place of a missing key."""
-
-LEFTOVER_KEY: Final = "replaylink.leftover"
-"""Where, in a scope or environ, stands what ends an identity left to the server."""
 
 MAX_SUPERSEDED: Final = 8
 """Replaced IDs that an identity remembers: a WebSocket may live and identify for days."""
@@ -109,6 +108,7 @@ class Identity(Struct, eq=False):
         superseded: IDs that were bound and then replaced. Their strings may still stand
             in the context of some thread or task, where nobody can reach them.
         ended: Whether the request is over, and this was left behind by it.
+        counts: Tells, after the end of the request, whether a line is still about it.
     """
 
     session_id: str | None = None
@@ -118,6 +118,7 @@ class Identity(Struct, eq=False):
     connection: Any = None
     superseded: tuple[str, ...] = ()
     ended: bool = False
+    counts: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
         return f"<Identity session_id={self.session_id!r} user_id={self.known_user_id!r}>"
@@ -184,6 +185,9 @@ class Identity(Struct, eq=False):
         context of a request with a large body to the next one of the same connection
         (https://github.com/python/cpython/issues/140947).
         """
+        before = _current.get()
+        if before is not None and before.counts is not None:
+            _forget(before)
         session_var, user_var = self.keys.session_var, self.keys.user_var
         session: Token[Any] | None = None
         user: Token[Any] | None = None
@@ -258,23 +262,43 @@ class Identity(Struct, eq=False):
         except ValueError:  # in another context, as a coroutine that was never finished
             pass
 
-    def leave(self, connection: Any, bound: Bound) -> None:
+    def leave(
+        self, bound: Bound, counts: Callable[[], bool], *, keys_stay: bool = True
+    ) -> Leftover | None:
         """
-        Stay bound until the server drops *connection*, if nobody waits for `unbind`.
+        Stay bound for the lines that others have yet to write about this request.
 
-        After an error, the server and the layers around us still have lines to write
-        about this request, and nothing tells us when they are through: only that they
-        let go of its scope or environ.
+        After an error these are the layers around us and the server. Nothing tells when
+        they are through, so each line asks *counts*. structlog's own keys, which ask
+        nobody, stay as long as the returned object is referred to, if *keys_stay*.
+
+        In any case it ends before the next request in this context.
         """
         outer = bound[0].old_value
         if isinstance(outer, Identity) and not outer.ended:
             # A request within a request: the lines to come are those of the outer one.
             self.unbind(bound)
-            return
-        # Holds no connection: nothing may keep alive what its end depends on.
-        tail = Identity(self.session_id, self.user_id, self.keys)
+            return None
+        # Holds no connection: its end may depend on nothing else doing so.
+        tail = Identity(self.session_id, self.user_id, self.keys, counts=counts)
+        if not keys_stay:
+            self.unbind(bound)
         _current.set(tail)
-        connection[LEFTOVER_KEY] = _Leftover(tail)
+        return Leftover(tail) if keys_stay else None
+
+    def view(self) -> Identity:
+        """
+        Return this, or once it no longer counts, what it is then: nobody.
+        """
+        if self.counts is None or self.counts():
+            return self
+        return Identity(keys=self.keys, superseded=self.ids(), ended=True)
+
+    def ids(self) -> tuple[str, ...]:
+        """
+        Return the IDs that are known.
+        """
+        return tuple(filter(None, (self.session_id, self.known_user_id)))
 
     def is_superseded(self, value: object) -> bool:
         """
@@ -283,25 +307,35 @@ class Identity(Struct, eq=False):
         return any(value is old for old in self.superseded)
 
 
-class _Leftover:
+class Leftover:
     """
-    Ends an identity that was left to the server, as the server lets go of it.
+    Ends an identity that stayed bound after its request, when told or when forgotten.
     """
 
-    __slots__ = ("_tail",)
+    __slots__ = ("__weakref__", "_tail")
 
     def __init__(self, tail: Identity) -> None:
         self._tail = tail
 
+    def end(self) -> None:
+        """
+        Let nothing in this context, or in any copy of it, show the IDs any more.
+        """
+        _forget(self._tail)
+
     def __del__(self) -> None:
-        tail = self._tail
-        tail.superseded = tuple(filter(None, (tail.session_id, tail.known_user_id)))
+        _forget(self._tail)
+
+
+def _forget(tail: Identity) -> None:
+    if not tail.ended:
+        tail.superseded = tail.ids()
         tail.end()
-        # The garbage collector may run this in any thread: only what is ours is touched.
-        if _current.get() is tail:
-            _current.set(None)
-            tail.keys.session_var.set(ABSENT)
-            tail.keys.user_var.set(ABSENT)
+    # The garbage collector may call this in any thread: only what is ours is touched.
+    if _current.get() is tail:
+        _current.set(None)
+        tail.keys.session_var.set(ABSENT)
+        tail.keys.user_var.set(ABSENT)
 
 
 _current: Final[ContextVar[Identity | None]] = ContextVar("replaylink_identity", default=None)
@@ -311,7 +345,8 @@ def bound_identity() -> Identity | None:
     """
     Return the identity that is bound in this context, if any.
     """
-    return _current.get()
+    identity = _current.get()
+    return identity if identity is None or identity.counts is None else identity.view()
 
 
 def current_identity() -> Identity:
@@ -323,7 +358,32 @@ def current_identity() -> Identity:
         identity = current_identity()
         queue.enqueue(job, identity.session_id, identity.user_id)
     """
-    return _current.get() or Identity()
+    return bound_identity() or Identity()
+
+
+def while_handled(module: str) -> Callable[[], bool]:
+    """
+    Return what tells whether an exception that passed through *module* is being handled.
+
+    A handler in another thread sees no exception there, but only one that was given this
+    context gets to ask.
+    """
+    left_in = get_ident()
+
+    def counts() -> bool:
+        if get_ident() != left_in:
+            return True
+        exc = sys.exc_info()[1]
+        while exc is not None:
+            traceback = exc.__traceback__
+            while traceback is not None:
+                if traceback.tb_frame.f_globals["__name__"] == module:
+                    return True
+                traceback = traceback.tb_next
+            exc = exc.__context__
+        return False
+
+    return counts
 
 
 _accept_session_id: Final = session_id_acceptor()
@@ -364,7 +424,7 @@ def identify(
     """
     user = _given(user_id, "user ID", accept_user_id)
     session = _given(session_id, "session ID", _accept_session_id)
-    identity = _current.get()
+    identity = bound_identity()
     if identity is None or identity.ended:
         logger.debug("identify() was called outside of a request and changed nothing")
         return

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from . import _body
-from ._identity import SESSION_KEY, USER_KEY, Identity
+from ._identity import SESSION_KEY, USER_KEY, Identity, while_handled
 from ._ids import Absent, is_session_id
 from ._options import (
     DEFAULT_MAX_BODY_BYTES,
@@ -105,7 +105,8 @@ class ReplayLinkMiddleware:
                 receive = await self._search(identity, scope, receive)
             await self.app(scope, receive, send)
         except Exception:
-            identity.leave(scope, bound)
+            # Lives as long as the exception, which holds this frame.
+            leftover = identity.leave(bound, while_handled(__name__))  # noqa: F841
             raise
         except BaseException:
             identity.unbind(bound)

@@ -8,11 +8,12 @@ See Also:
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import _body
-from ._identity import SESSION_KEY, USER_KEY, Bound, Identity, bound_identity
+from ._identity import SESSION_KEY, USER_KEY, Bound, Identity, bound_identity, while_handled
 from ._ids import Absent, is_session_id
 from ._options import (
     DEFAULT_MAX_BODY_BYTES,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import InputStream, StartResponse, WSGIApplication
 
 __all__ = ["ReplayLinkMiddleware"]
+
+LEFTOVER_KEY = "replaylink.leftover"
+"""Where in an environ stands what ends an identity that was left to the server."""
 
 CHUNK_BYTES = 64 * 1024
 """How much of a body is read at once."""
@@ -97,15 +101,14 @@ class ReplayLinkMiddleware:
                 self._search(identity, environ)
             result = self.app(environ, _looking(identity, start_response))
         except Exception:
-            identity.leave(environ, bound)
+            # Lives as long as the exception, which holds this frame.
+            leftover = identity.leave(bound, while_handled(__name__))  # noqa: F841
             raise
         except BaseException:
             identity.unbind(bound)
             raise
         if _is_file(result, environ):
-            # Servers send a file faster when they get it as it is, and then there is no
-            # close() of ours to be called.
-            identity.leave(environ, bound)
+            _leave_to_file(result, environ, identity, bound)
             return result
         response = _SizedResponse if hasattr(result, "__len__") else _Response
         return response(result, environ, identity, bound)
@@ -151,6 +154,37 @@ def _looking(identity: Identity, start_response: StartResponse) -> StartResponse
 def _is_file(result: Iterable[bytes], environ: Environ) -> bool:
     wrapper = environ.get("wsgi.file_wrapper")
     return isinstance(wrapper, type) and isinstance(result, wrapper)
+
+
+def _leave_to_file(
+    file: Iterable[bytes], environ: Environ, identity: Identity, bound: Bound
+) -> None:
+    """
+    Keep *identity* bound until the server closes *file*, or drops *environ*.
+
+    Servers send a file faster than an iterator, if they get it as it is. They close it
+    in this thread after they have logged it, or in another one that sends it meanwhile.
+    """
+    leftover = identity.leave(bound, lambda: True)
+    if leftover is None:
+        return
+    environ[LEFTOVER_KEY] = leftover
+    forget = weakref.WeakMethod(leftover.end)
+    inner: Callable[[], object] | None = getattr(file, "close", None)
+
+    def close() -> None:
+        try:
+            if inner is not None:
+                inner()
+        finally:
+            end = forget()
+            if end is not None:
+                end()
+
+    try:
+        file.close = close  # type: ignore[attr-defined]
+    except AttributeError:  # an object of the server's that takes no attribute
+        leftover.end()
 
 
 class _Response:
@@ -207,13 +241,17 @@ class _Response:
                 self._identity.unbind(bound)
             self._finish()
 
+    def __del__(self) -> None:
+        # Test clients leave out close().
+        self._finish()
+
     def _finish(self) -> None:
         bound, self._bound = self._bound, None
         if bound is None or bound_identity() is not self._identity:
             return
         if self._failed:
             # The server has yet to write its traceback.
-            self._identity.leave(self._environ, bound)
+            self._identity.leave(bound, while_handled(__name__), keys_stay=False)
         else:
             self._identity.unbind(bound)
 
