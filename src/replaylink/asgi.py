@@ -27,7 +27,7 @@ from ._options import (
     called,
     failed,
 )
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._types import Message, Receive, Scope, Send
 
 __all__ = ["ReplayLinkMiddleware"]
 
@@ -67,7 +67,7 @@ class ReplayLinkMiddleware:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Any,
         *,
         session_id: AnySource | Iterable[AnySource] = DEFAULT_SESSION_ID,
         user_id: AnySource | Iterable[AnySource] = DEFAULT_USER_ID,
@@ -88,7 +88,8 @@ class ReplayLinkMiddleware:
             user_key=user_key,
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Frameworks type these three each in its own way.
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind != "http" and kind != "websocket":
             await self.app(scope, receive, send)
@@ -171,7 +172,11 @@ class _Server(Struct):
             message = await self._receive()
         finally:
             self._identity.step_back(aside)
-        self._received = not message.get("more_body", False)
+        # A last part as large as this leaves uvicorn's reading stopped.
+        self._received = (
+            not message.get("more_body", False)
+            and len(message.get("body", b"")) <= LARGE_BODY_BYTES
+        )
         return message
 
     def send(self, message: Message) -> Awaitable[None]:

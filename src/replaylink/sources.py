@@ -208,8 +208,12 @@ class query(Source):
         return find
 
 
-_Activity = tuple[int, str, int]
-"""``$sesid``: last activity in ms since 1970, session ID, start in ms since 1970."""
+_Activity = tuple[int | None, str | None, int | None]
+"""
+``$sesid``: last activity in ms since 1970, session ID, start in ms since 1970.
+
+All three are null after ``posthog.reset()``.
+"""
 
 
 class _PostHogCookie(msgspec.Struct, gc=False):
@@ -289,13 +293,13 @@ class posthog_cookie(Source):
         # UnicodeError is a ValueError: a test client may give any text.
         except JSON_ERRORS:
             return NOT_READABLE, 0
-        active, session_id, start = state.session or (0, "", 0)
+        active, session_id, start = state.session or (None, None, None)
         if self._user:
             distinct_id = state.distinct_id
-            return (NOT_THERE if distinct_id is None else accept(distinct_id)), active
+            return NOT_THERE if distinct_id is None else accept(distinct_id), active or 0
+        if active is None or session_id is None or start is None:
+            return NO_SESSION, 0
         now = time.time() * 1000
-        if state.session is None:
-            return NO_SESSION, active
         if max(active, start) > now + CLOCK_TOLERANCE_MS:
             return IN_THE_FUTURE, active
         if active < now - MAX_IDLE_MS:
