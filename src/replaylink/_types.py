@@ -18,6 +18,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Environ: TypeAlias = dict[str, Any]
 """What a WSGI server tells of a request."""

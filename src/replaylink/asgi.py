@@ -27,7 +27,7 @@ from ._options import (
     called,
     failed,
 )
-from ._types import Message, Receive, Scope, Send
+from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["ReplayLinkMiddleware"]
 
@@ -76,7 +76,7 @@ class ReplayLinkMiddleware:
         session_key: str = SESSION_KEY,
         user_key: str = USER_KEY,
     ) -> None:
-        self.app = app
+        self.app: ASGIApp = app
         self._options = Options(
             lambda source, accept: source.in_scope(accept),
             can_await=True,
