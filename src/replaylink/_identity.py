@@ -274,13 +274,14 @@ class Identity(Struct, eq=False):
 
         In any case it ends before the next request in this context.
         """
-        outer = bound[0].old_value
-        if isinstance(outer, Identity) and not outer.ended:
-            # A request within a request: the lines to come are those of the outer one.
+        if is_nested(bound):
+            # The lines to come are those of the outer request.
             self.unbind(bound)
             return None
         # Holds no connection: its end may depend on nothing else doing so.
-        tail = Identity(self.session_id, self.user_id, self.keys, counts=counts)
+        tail = Identity(
+            self.session_id, self.user_id, self.keys, superseded=self.superseded, counts=counts
+        )
         if not keys_stay:
             self.unbind(bound)
         _current.set(tail)
@@ -292,13 +293,13 @@ class Identity(Struct, eq=False):
         """
         if self.counts is None or self.counts():
             return self
-        return Identity(keys=self.keys, superseded=self.ids(), ended=True)
+        return Identity(keys=self.keys, superseded=self.all_ids(), ended=True)
 
-    def ids(self) -> tuple[str, ...]:
+    def all_ids(self) -> tuple[str, ...]:
         """
-        Return the IDs that are known.
+        Return the IDs that are known, and those that were replaced.
         """
-        return tuple(filter(None, (self.session_id, self.known_user_id)))
+        return (*self.superseded, *filter(None, (self.session_id, self.known_user_id)))
 
     def is_superseded(self, value: object) -> bool:
         """
@@ -329,7 +330,7 @@ class Leftover:
 
 def _forget(tail: Identity) -> None:
     if not tail.ended:
-        tail.superseded = tail.ids()
+        tail.superseded = tail.all_ids()
         tail.end()
     # The garbage collector may call this in any thread: only what is ours is touched.
     if _current.get() is tail:
@@ -359,6 +360,14 @@ def current_identity() -> Identity:
         queue.enqueue(job, identity.session_id, identity.user_id)
     """
     return bound_identity() or Identity()
+
+
+def is_nested(bound: Bound) -> bool:
+    """
+    Tell whether an identity was bound within another request's: in the same context.
+    """
+    outer = bound[0].old_value
+    return isinstance(outer, Identity) and not outer.ended
 
 
 def while_handled(module: str) -> Callable[[], bool]:

@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import _body
-from ._identity import SESSION_KEY, USER_KEY, Bound, Identity, bound_identity, while_handled
+from ._identity import (
+    SESSION_KEY,
+    USER_KEY,
+    Bound,
+    Identity,
+    bound_identity,
+    is_nested,
+    while_handled,
+)
 from ._ids import Absent, is_session_id
 from ._options import (
     DEFAULT_MAX_BODY_BYTES,
@@ -101,8 +109,7 @@ class ReplayLinkMiddleware:
                 self._search(identity, environ)
             result = self.app(environ, _looking(identity, start_response))
         except Exception:
-            # Lives as long as the exception, which holds this frame.
-            leftover = identity.leave(bound, while_handled(__name__))  # noqa: F841
+            identity.leave(bound, while_handled(__name__), keys_stay=False)
             raise
         except BaseException:
             identity.unbind(bound)
@@ -111,7 +118,11 @@ class ReplayLinkMiddleware:
             _leave_to_file(result, environ, identity, bound)
             return result
         response = _SizedResponse if hasattr(result, "__len__") else _Response
-        return response(result, environ, identity, bound)
+        if is_nested(bound):
+            # What calls this app is within a request too, and goes on with that one.
+            identity.unbind(bound)
+            return response(result, identity, None)
+        return response(result, identity, bound)
 
     def _search(self, identity: Identity, environ: Environ) -> None:
         """
@@ -194,20 +205,13 @@ class _Response:
     A server may take the parts and call `close` in any thread or context.
     """
 
-    __slots__ = ("_bound", "_environ", "_failed", "_identity", "_iterator", "_result")
+    __slots__ = ("_bound", "_failed", "_identity", "_iterator", "_result")
 
-    def __init__(
-        self,
-        result: Iterable[bytes],
-        environ: Environ,
-        identity: Identity,
-        bound: Bound,
-    ) -> None:
+    def __init__(self, result: Iterable[bytes], identity: Identity, bound: Bound | None) -> None:
         self._result = result
         self._iterator: Iterator[bytes] | None = None
-        self._environ = environ
         self._identity = identity
-        self._bound: Bound | None = bound
+        self._bound = bound
         self._failed = False
 
     def __iter__(self) -> Iterator[bytes]:
