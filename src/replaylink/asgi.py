@@ -7,9 +7,7 @@ See Also:
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -109,7 +107,7 @@ class ReplayLinkMiddleware:
             await self.app(scope, receive, send)
         except Exception:
             # Lives as long as the exception, which holds this frame.
-            leftover = identity.leave(bound, _while_current())  # noqa: F841
+            leftover = identity.leave(bound, while_handled(__name__))  # noqa: F841
             raise
         except BaseException:
             identity.unbind(bound)
@@ -138,26 +136,6 @@ class ReplayLinkMiddleware:
                     reader = search.send(called(reader, value))
         except StopIteration:
             return ahead.receive if ahead.messages else receive
-
-
-def _while_current() -> Callable[[], bool]:
-    """
-    Return what tells whether the request at hand still is, after an error.
-
-    Servers run each request in a task of its own, and some log their access line in it
-    when the error has been handled.
-    """
-    handled = while_handled(__name__)
-    task = _current_task()
-    ref = None if task is None else weakref.ref(task)
-    return lambda: handled() or (ref is not None and ref() is _current_task())
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # no loop of asyncio's
-        return None
 
 
 def _may_have_large_body(scope: Scope) -> bool:
