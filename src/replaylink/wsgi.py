@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from . import _body
@@ -205,7 +206,7 @@ class _Response:
     A server may take the parts and call `close` in any thread or context.
     """
 
-    __slots__ = ("_bound", "_failed", "_identity", "_iterator", "_result")
+    __slots__ = ("_bound", "_failed", "_identity", "_iterator", "_result", "_thread")
 
     def __init__(self, result: Iterable[bytes], identity: Identity, bound: Bound | None) -> None:
         self._result = result
@@ -213,6 +214,7 @@ class _Response:
         self._identity = identity
         self._bound = bound
         self._failed = False
+        self._thread = get_ident()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -251,13 +253,21 @@ class _Response:
 
     def _finish(self) -> None:
         bound, self._bound = self._bound, None
-        if bound is None or bound_identity() is not self._identity:
+        if bound is None:
             return
-        if self._failed:
+        if bound_identity() is not self._identity:
+            # It is still bound in the thread of the call, where only that one can undo
+            # it: as its next request starts.
+            self._identity.counts = _elsewhere_than(self._thread)
+        elif self._failed:
             # The server has yet to write its traceback.
             self._identity.leave(bound, while_handled(__name__), keys_stay=False)
         else:
             self._identity.unbind(bound)
+
+
+def _elsewhere_than(thread: int) -> Callable[[], bool]:
+    return lambda: get_ident() != thread
 
 
 class _SizedResponse(_Response):
