@@ -339,29 +339,36 @@ class _Input:
         self._rest = rest
         self._error = error
 
-    def _live(self) -> InputStream:
+    def _live(self, given: bytes) -> InputStream | None:
+        """
+        Return the server's input, or None where it would have stopped at *given*.
+        """
+        if self._error is None:
+            return self._rest
+        if given:
+            return None
         error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return self._rest
+        raise error
 
     def read(self, size: int | None = -1) -> bytes:
         data = self._head.read(size)
-        if size is None or size < 0:
-            return data + self._live().read()
-        if len(data) < size:
-            data += self._live().read(size - len(data))
-        return data
+        if size is not None and 0 <= size <= len(data):
+            return data
+        live = self._live(data)
+        if live is None:
+            return data
+        return data + (live.read() if size is None or size < 0 else live.read(size - len(data)))
 
     def readline(self, size: int | None = -1) -> bytes:
         line = self._head.readline(size)
-        if line.endswith(b"\n"):
+        if line.endswith(b"\n") or (size is not None and 0 <= size <= len(line)):
+            return line
+        live = self._live(line)
+        if live is None:
             return line
         if size is None or size < 0:
-            return line + self._live().readline()
-        if len(line) < size:
-            line += self._live().readline(size - len(line))
-        return line
+            return line + live.readline()
+        return line + live.readline(size - len(line))
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
         lines = []
