@@ -1,0 +1,339 @@
+"""
+Servers, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.servers.client import Client
+from tests.servers.plan import Line, Plan, Protocol
+
+START_S: Final = 20
+STOP_S: Final = 5
+LINES_S: Final = 10
+"""How long to wait for lines that are still being written, in seconds."""
+
+QUIET_S: Final = 0.15
+"""After how long without a line a request is taken to be over, in seconds."""
+
+ROOT: Final = Path(__file__).parents[2]
+
+_PYTHONPATH: Final = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+
+WERKZEUG: Final = """
+import sys
+from werkzeug.serving import run_simple
+from werkzeug.utils import import_string
+
+host, port, app, threaded = sys.argv[1:]
+run_simple(host, int(port), import_string(app), threaded=threaded == "threaded")
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """
+    A server, and what it does to requests.
+
+    Args:
+        name: How tests call it.
+        protocol: Which app it runs.
+        command: The arguments of Python that start it.
+        keeps_alive: Whether a connection serves more than one request.
+        reuses_threads: Whether a thread serves more than one connection.
+        logs_access: Whether it has an access line.
+        links_access: Whether that is logged while the app's response is sent, and not
+            after the app has returned.
+        links_failed_access: Whether it is logged while an error before the response is
+            handled, and not after that.
+        links_traceback: Whether the traceback of an error before the response is logged
+            while that error is handled.
+        pipelines: Whether a request that came while another one was served starts in a
+            context of its own.
+        half_close: Whether it is faster when told that nothing follows a request.
+        app: The app to run, by its name in `tests.servers.apps`.
+    """
+
+    name: str
+    protocol: Protocol
+    command: tuple[str, ...]
+    keeps_alive: bool = True
+    reuses_threads: bool = True
+    logs_access: bool = True
+    links_access: bool = True
+    links_failed_access: bool = True
+    links_traceback: bool = True
+    pipelines: bool = True
+    half_close: bool = False
+    app: str = ""
+
+    def arguments(self, port: int) -> list[str]:
+        app = f"tests.servers.apps:{self.app or self.protocol}"
+        return [part.format(app=app, port=port) for part in self.command]
+
+
+def _uvicorn(http: str, loop: str, *, reset: bool = False) -> Kind:
+    return Kind(
+        name=f"uvicorn-{http}-{loop}{'-reset' * reset}",
+        protocol="asgi",
+        command=(
+            *("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}"),
+            *("--http", http, "--loop", loop, "{app}"),
+            *["--reset-contextvars"] * reset,
+        ),
+        pipelines=reset,
+    )
+
+
+def _gunicorn(
+    name: str,
+    protocol: Protocol,
+    *options: str,
+    keeps_alive: bool = True,
+    links_access: bool = True,
+    links_failed_access: bool = True,
+    pipelines: bool = True,
+) -> Kind:
+    return Kind(
+        name=f"gunicorn-{name}",
+        protocol=protocol,
+        command=(
+            *("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--no-control-socket"),
+            *("--access-logfile", "-", *options, "{app}"),
+        ),
+        keeps_alive=keeps_alive,
+        links_access=links_access,
+        links_failed_access=links_failed_access,
+        pipelines=pipelines,
+    )
+
+
+def _granian(protocol: Protocol, *options: str) -> Kind:
+    return Kind(
+        name=f"granian-{protocol}",
+        protocol=protocol,
+        command=(
+            *("-m", "granian", "--host", "127.0.0.1", "--port", "{port}"),
+            *("--interface", protocol, "--access-log", *options, "{app}"),
+        ),
+        links_access=False,
+        links_traceback=protocol == "asgi",
+    )
+
+
+def _werkzeug(name: str, threads: str) -> Kind:
+    return Kind(
+        name=name,
+        protocol="wsgi",
+        command=("-c", WERKZEUG, "127.0.0.1", "{port}", "{app}", threads),
+        keeps_alive=False,
+        reuses_threads=threads == "alone",
+        # After a response it waits 10 ms for what the client may still have to say.
+        half_close=True,
+    )
+
+
+THREADS: Final = "4"
+
+KINDS: Final = (
+    _uvicorn("h11", "asyncio"),
+    _uvicorn("httptools", "asyncio"),
+    _uvicorn("h11", "uvloop"),
+    _uvicorn("httptools", "uvloop"),
+    _uvicorn("h11", "asyncio", reset=True),
+    _uvicorn("httptools", "asyncio", reset=True),
+    Kind(
+        name="hypercorn",
+        protocol="asgi",
+        command=(
+            *("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "0"),
+            *("--access-logfile", "-", "--error-logfile", "-", "{app}"),
+        ),
+        links_failed_access=False,
+    ),
+    _granian("asgi"),
+    _gunicorn(
+        *("uvicorn", "asgi", "--worker-class", "uvicorn_worker.UvicornWorker"),
+        pipelines=False,
+    ),
+    _gunicorn(
+        *("uvicorn-h11", "asgi", "--worker-class", "uvicorn_worker.UvicornH11Worker"),
+        pipelines=False,
+    ),
+    _gunicorn(
+        *("asgi", "asgi", "--worker-class", "asgi", "--asgi-loop", "asyncio"),
+        links_access=False,
+        links_failed_access=False,
+    ),
+    _granian("wsgi", "--blocking-threads", THREADS),
+    _gunicorn("sync", "wsgi", keeps_alive=False),
+    _gunicorn("gthread", "wsgi", "--worker-class", "gthread", "--threads", THREADS),
+    Kind(
+        name="waitress",
+        protocol="wsgi",
+        command=("-m", "waitress", "--listen=127.0.0.1:{port}", f"--threads={THREADS}", "{app}"),
+        logs_access=False,
+    ),
+    _werkzeug("werkzeug", "alone"),
+    _werkzeug("werkzeug-threaded", "threaded"),
+)
+
+
+class Server:
+    """
+    A server that runs, and the lines that it and its app have logged.
+    """
+
+    def __init__(self, kind: Kind, folder: Path) -> None:
+        self.kind = kind
+        self.port = _free_port()
+        self._lines = folder / "lines.jsonl"
+        self._lines.touch()
+        self._output = folder / "output.txt"
+        self._offset = 0
+        self._by_number: defaultdict[int | None, list[Line]] = defaultdict(list)
+        self._number = 0
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *kind.arguments(self.port)],
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), *_PYTHONPATH]),
+                    "REPLAYLINK_TEST_LINES": str(self._lines),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A group of its own, so that workers can be ended with it.
+                start_new_session=True,
+            )
+
+    def client(self) -> Client:
+        return Client(self.port, half_close=self.kind.half_close)
+
+    def next_number(self) -> int:
+        """
+        Return the number of a request that was not there before.
+        """
+        self._number += 1
+        return self._number
+
+    def output(self) -> str:
+        """
+        Return what the server wrote to stdout and stderr.
+        """
+        return self._output.read_text(errors="replace")
+
+    def wait_for_start(self) -> None:
+        """
+        Wait until the server takes connections.
+
+        Raises:
+            RuntimeError: If it does not within `START_S`.
+        """
+        deadline = time.monotonic() + START_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        msg = f"{self.kind.name} did not start:\n{self.output()}"
+        raise RuntimeError(msg)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def lines(self) -> dict[int | None, list[Line]]:
+        """
+        Return all lines until now, by the number of the request that they speak of.
+        """
+        with self._lines.open("rb") as file:
+            file.seek(self._offset)
+            for text in file:
+                # The last one may be half written.
+                if not text.endswith(b"\n"):
+                    break
+                self._offset += len(text)
+                line = json.loads(text)
+                self._by_number[line.pop("n", None)].append(line)
+        return self._by_number
+
+    async def lines_of(self, plan: Plan, *, also: str = "") -> list[Line]:
+        """
+        Return the lines of a request, as soon as all are there.
+
+        Args:
+            plan: The request.
+            also: A line of the server's own to wait for.
+        """
+        wanted = plan.events(self.kind.protocol)
+        if also:
+            wanted[also] += 1
+
+        def is_complete() -> bool:
+            events = [line["event"] for line in self.lines()[plan.number]]
+            return all(events.count(event) >= count for event, count in wanted.items())
+
+        await self.until(is_complete)
+        return self.lines()[plan.number]
+
+    async def lines_when_quiet(self, plan: Plan) -> list[Line]:
+        """
+        Return the lines of a request that was hung up, when no more come.
+        """
+        count = -1
+        while count != len(self.lines()[plan.number]):
+            count = len(self.lines()[plan.number])
+            await asyncio.sleep(QUIET_S)
+        return self.lines()[plan.number]
+
+    async def until(self, condition: Callable[[], bool], *, seconds: float = LINES_S) -> None:
+        """
+        Wait for a condition, but not for ever.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110
+            # Another process writes what is waited for: there is nothing to be woken by.
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def running(kind: Kind, folder: Path) -> Iterator[Server]:
+    """
+    Run a server, and stop it at the end.
+    """
+    server = Server(kind, folder)
+    try:
+        server.wait_for_start()
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
