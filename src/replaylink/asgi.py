@@ -8,6 +8,7 @@ See Also:
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -30,9 +31,6 @@ from ._options import (
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["ReplayLinkMiddleware"]
-
-LARGE_BODY_BYTES = 16 * 1024
-"""Below this no server stops reading a body half-way; uvicorn does from 64 KiB on."""
 
 
 class ReplayLinkMiddleware:
@@ -99,8 +97,8 @@ class ReplayLinkMiddleware:
         identity = options.identity(scope)
         bound = identity.bind()
         try:
-            if kind == "http" and _may_have_large_body(scope):
-                server = _Server(identity, receive, send)
+            if "uvicorn" in sys.modules and kind == "http":
+                server = _Uvicorn(identity, receive, send)
                 receive, send = server.receive, server.send
             if not options.is_settled(identity):
                 receive = await self._search(identity, scope, receive)
@@ -138,54 +136,30 @@ class ReplayLinkMiddleware:
             return ahead.receive if ahead.messages else receive
 
 
-def _may_have_large_body(scope: Scope) -> bool:
-    if scope.get("method") in ("GET", "HEAD"):
-        return False
-    for name, value in scope.get("headers", ()):
-        if name == b"content-length":
-            return (
-                not value.isdigit()
-                or len(value) > _body.MAX_LENGTH_DIGITS
-                or int(value) > LARGE_BODY_BYTES
-            )
-    return True
-
-
-class _Server(Struct):
+class _Uvicorn(Struct):
     """
-    The server's side of a request, called with the identity out of its way.
+    uvicorn's side of a request, called with the identity out of its way.
 
-    What a server runs in the request's context may outlive the request. uvicorn stops
-    reading a body at 64 KiB, and goes on as the app receives that, or else ends its
-    response: in a context that it copies right then, and in which the next request of
-    the connection will start.
+    What uvicorn runs in the request's context outlives the request: the rest of a body
+    over 64 KiB is read, and a pipelined request is started, in a context that it copies
+    as the app receives or as it ends its response. The next requests of the connection
+    then start in that context (https://github.com/python/cpython/issues/140947).
     """
 
     _identity: Identity
     _receive: Receive
     _send: Send
-    _received: bool = False
 
     async def receive(self) -> Message:
         aside = self._identity.step_aside()
         try:
-            message = await self._receive()
+            return await self._receive()
         finally:
             self._identity.step_back(aside)
-        # A last part as large as this leaves uvicorn's reading stopped.
-        self._received = (
-            not message.get("more_body", False)
-            and len(message.get("body", b"")) <= LARGE_BODY_BYTES
-        )
-        return message
 
     def send(self, message: Message) -> Awaitable[None]:
-        # With the start the server may log its access line, which is the request's.
-        if (
-            self._received
-            or message.get("more_body")
-            or message.get("type") == "http.response.start"
-        ):
+        # With the start it logs its access line, which is the request's.
+        if message.get("type") == "http.response.start" or message.get("more_body"):
             return self._send(message)
         return self._send_last(message)
 

@@ -62,8 +62,6 @@ class Kind:
             handled, and not after that.
         links_traceback: Whether the traceback of an error before the response is logged
             while that error is handled.
-        pipelines: Whether a request that came while another one was served starts in a
-            context of its own.
         half_close: Whether it is faster when told that nothing follows a request.
         app: The app to run, by its name in `tests.servers.apps`.
     """
@@ -77,7 +75,6 @@ class Kind:
     links_access: bool = True
     links_failed_access: bool = True
     links_traceback: bool = True
-    pipelines: bool = True
     half_close: bool = False
     app: str = ""
 
@@ -86,16 +83,14 @@ class Kind:
         return [part.format(app=app, port=port) for part in self.command]
 
 
-def _uvicorn(http: str, loop: str, *, reset: bool = False) -> Kind:
+def _uvicorn(http: str, loop: str) -> Kind:
     return Kind(
-        name=f"uvicorn-{http}-{loop}{'-reset' * reset}",
+        name=f"uvicorn-{http}-{loop}",
         protocol="asgi",
         command=(
             *("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}"),
             *("--http", http, "--loop", loop, "{app}"),
-            *["--reset-contextvars"] * reset,
         ),
-        pipelines=reset,
     )
 
 
@@ -106,7 +101,6 @@ def _gunicorn(
     keeps_alive: bool = True,
     links_access: bool = True,
     links_failed_access: bool = True,
-    pipelines: bool = True,
 ) -> Kind:
     return Kind(
         name=f"gunicorn-{name}",
@@ -118,7 +112,6 @@ def _gunicorn(
         keeps_alive=keeps_alive,
         links_access=links_access,
         links_failed_access=links_failed_access,
-        pipelines=pipelines,
     )
 
 
@@ -154,8 +147,6 @@ KINDS: Final = (
     _uvicorn("httptools", "asyncio"),
     _uvicorn("h11", "uvloop"),
     _uvicorn("httptools", "uvloop"),
-    _uvicorn("h11", "asyncio", reset=True),
-    _uvicorn("httptools", "asyncio", reset=True),
     Kind(
         name="hypercorn",
         protocol="asgi",
@@ -168,11 +159,9 @@ KINDS: Final = (
     _granian("asgi"),
     _gunicorn(
         *("uvicorn", "asgi", "--worker-class", "uvicorn_worker.UvicornWorker"),
-        pipelines=False,
     ),
     _gunicorn(
         *("uvicorn-h11", "asgi", "--worker-class", "uvicorn_worker.UvicornH11Worker"),
-        pipelines=False,
     ),
     _gunicorn(
         *("asgi", "asgi", "--worker-class", "asgi", "--asgi-loop", "asyncio"),
