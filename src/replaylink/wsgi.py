@@ -339,36 +339,37 @@ class _Input:
         self._rest = rest
         self._error = error
 
-    def _live(self, given: bytes) -> InputStream | None:
+    def _with_rest(self, data: bytes, rest: Callable[[InputStream], bytes]) -> bytes:
         """
-        Return the server's input, or None where it would have stopped at *given*.
+        Return *data* and what the server adds; an error of its waits behind *data*.
         """
         if self._error is None:
-            return self._rest
-        if given:
-            return None
+            try:
+                return data + rest(self._rest)
+            except Exception as exc:
+                self._error = exc
+        if data:
+            return data
         error, self._error = self._error, None
         raise error
 
     def read(self, size: int | None = -1) -> bytes:
         data = self._head.read(size)
-        if size is not None and 0 <= size <= len(data):
+        if size is None or size < 0:
+            return self._with_rest(data, lambda rest: rest.read())
+        if len(data) == size:
             return data
-        live = self._live(data)
-        if live is None:
-            return data
-        return data + (live.read() if size is None or size < 0 else live.read(size - len(data)))
+        return self._with_rest(data, lambda rest: rest.read(size - len(data)))
 
     def readline(self, size: int | None = -1) -> bytes:
         line = self._head.readline(size)
-        if line.endswith(b"\n") or (size is not None and 0 <= size <= len(line)):
-            return line
-        live = self._live(line)
-        if live is None:
+        if line.endswith(b"\n"):
             return line
         if size is None or size < 0:
-            return line + live.readline()
-        return line + live.readline(size - len(line))
+            return self._with_rest(line, lambda rest: rest.readline())
+        if len(line) == size:
+            return line
+        return self._with_rest(line, lambda rest: rest.readline(size - len(line)))
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
         lines = []
