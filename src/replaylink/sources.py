@@ -51,6 +51,9 @@ MAX_AGE_MS: Final = 24 * 60 * 60 * 1000
 CLOCK_TOLERANCE_MS: Final = 60 * 1000
 """How far a browser's clock may be ahead. posthog-js allows itself the same."""
 
+MAX_COOKIE_BYTES: Final = 8 * 1024
+"""A longer cookie is not decoded. Browsers store 4 KiB (RFC 6265, section 6.1)."""
+
 FindInScope: TypeAlias = Callable[[Scope], Found]
 FindInEnviron: TypeAlias = Callable[[Environ], Found]
 
@@ -288,6 +291,8 @@ class posthog_cookie(Source):
         return found
 
     def _judge(self, value: str, accept: Accept) -> tuple[Found, int]:
+        if len(value) > MAX_COOKIE_BYTES:
+            return NOT_READABLE, 0
         try:
             state = _decode_cookie(unquote_to_bytes(value.encode("latin-1")))
         # UnicodeError is a ValueError: a test client may give any text.
