@@ -243,6 +243,15 @@ def test_cookie_beyond_latin_1() -> None:
     assert isinstance(find({"HTTP_COOKIE": "ph_a_posthog=東京"}), Absent)
 
 
+def test_long_cookies(look: Look) -> None:
+    """A cookie longer than any browser stores is not looked into."""
+    longest = cookie(distinct_id="x" * 7_000)
+    longest = cookie(distinct_id="x" * (7_000 + 8_192 - len(longest.partition("=")[2])))
+
+    assert SESSION == look(posthog_cookie(), with_cookies(longest))
+    assert look(posthog_cookie(), with_cookies(longest.replace("xxx", "xxxx", 1))) is None
+
+
 def test_missing_cookie(look: Look) -> None:
     """Other cookies have no session."""
     assert look(posthog_cookie(), Raw()) is None

@@ -303,6 +303,23 @@ class TestResponses:
         assert exc_info is second[2]
         assert [b""] == list(call)
 
+    def test_a_user_who_is_gone_when_the_stream_is_made(self, lines: Lines) -> None:
+        """A user whom only the view knew is known to the stream as well."""
+
+        def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            environ["REMOTE_USER"] = USER
+            start_response("200 OK", [])
+            del environ["REMOTE_USER"]
+            return chunks()
+
+        def chunks() -> Iterator[bytes]:
+            log.info("chunk")
+            yield b"x"
+
+        call_wsgi(ReplayLinkMiddleware(app), get())
+
+        assert [line("chunk", **BOTH)] == lines
+
     def test_each_part_is_made_in_the_request(self, lines: Lines) -> None:
         """What an app does as its response is taken is linked, from the first step."""
         response = Response()

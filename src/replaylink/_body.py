@@ -78,7 +78,8 @@ def field_reader(path: tuple[str, ...], accept: Accept, types: Any) -> BodyReade
 
     def read(body: bytes) -> Found:
         for name in names:
-            if name not in body:
+            # Backwards is the faster way to search, and the field is often the last one.
+            if body.rfind(name) < 0:
                 return NOT_THERE
         try:
             value = decoder.decode(body.removeprefix(_UTF8_BOM))

@@ -50,7 +50,7 @@ def _add(event_dict: EventDict, key: str, value: str | None, identity: Identity)
         if value is not None:
             event_dict[key] = value
     # merge_contextvars may have brought an ID from before another took its place.
-    elif identity.is_superseded(event_dict[key]):
+    elif event_dict[key] is not value and identity.is_superseded(event_dict[key]):
         if value is None:
             del event_dict[key]
         else:

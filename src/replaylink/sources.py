@@ -219,6 +219,14 @@ All three are null after ``posthog.reset()``.
 """
 
 
+_ESCAPES: Final = tuple((f"%{ord(character):X}", character) for character in '",:{}[]$')
+"""
+What makes up nearly all escapes in a cookie of posthog-js, and can be replaced at once.
+
+None is a hexadecimal digit or "%", so none becomes part of another escape.
+"""
+
+
 class _PostHogCookie(msgspec.Struct, gc=False):
     session: _Activity | None = msgspec.field(name="$sesid", default=None)
     distinct_id: str | None = None
@@ -279,6 +287,8 @@ class posthog_cookie(Source):
                 yield value.strip()
 
     def _find(self, cookies: str, accept: Accept) -> Found:
+        if "_posthog" not in cookies:
+            return NOT_THERE
         newest = 0
         found: Found = NOT_THERE
         for value in self._values(cookies):
@@ -294,6 +304,8 @@ class posthog_cookie(Source):
         if len(value) > MAX_COOKIE_BYTES:
             return NOT_READABLE, 0
         try:
+            for escape, character in _ESCAPES:
+                value = value.replace(escape, character)
             state = _decode_cookie(unquote_to_bytes(value.encode("latin-1")))
         # UnicodeError is a ValueError: a test client may give any text.
         except JSON_ERRORS:

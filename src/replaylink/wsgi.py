@@ -44,7 +44,7 @@ __all__ = ["ReplayLinkMiddleware"]
 LEFTOVER_KEY = "replaylink.leftover"
 """Where in an environ stands what ends an identity that was left to the server."""
 
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
 """How much of a body is read at once."""
 
 
