@@ -60,7 +60,7 @@ test: $(VENV)/tests node_modules/installed chromium
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
-	$(BIN)/pytest $(wildcard tests/*/)
+	$(BIN)/pytest $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
 	$(BIN)/tox run-parallel --parallel-no-spinner $(if $(PYTHONS),--discover $(PYTHONS))
 
 # Apart from the tests, which are to see none of the peers.
