@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -255,6 +256,7 @@ def test_long_cookies(look: Look) -> None:
 def test_missing_cookie(look: Look) -> None:
     """Other cookies have no session."""
     assert look(posthog_cookie(), Raw()) is None
+    assert look(posthog_cookie(), with_cookies("a=b; sessionid=c")) is None
     assert look(posthog_cookie(), with_cookies("a=b; ph_x=y; x_posthog=z; ;; =; ph")) is None
 
 
@@ -362,6 +364,23 @@ def test_cookie_agrees_with_json(session: Any, others: dict[str, Any]) -> None:
 
     assert expected == in_scope(posthog_cookie(), request)
     assert expected == in_environ(posthog_cookie(), request)
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8"), max_size=50)
+    | st.text(st.sampled_from('%25Bb7D",:{}[]$'), max_size=20),
+    lower=st.booleans(),
+)
+def test_any_user_in_the_cookie(text: str, lower: bool) -> None:
+    """Whatever a distinct ID holds, it is found as it was, escapes of escapes too."""
+    written = raw_cookie(json.dumps({"distinct_id": text}, ensure_ascii=False))
+    if lower:
+        written = re.sub("%..", lambda escape: escape[0].lower(), written)
+    found = posthog_cookie().for_user().in_scope(accept_user_id)(http_scope(with_cookies(written)))
+    expected = accept_user_id(text)
+
+    assert isinstance(expected, Absent) is isinstance(found, Absent)
+    assert isinstance(expected, Absent) or expected == found
 
 
 @given(st.binary())

@@ -124,15 +124,12 @@ def _id_of(user: object, attributes: Sequence[str]) -> object:
 
 def _evaluated(user: object) -> object:
     # Django's lazy users load themselves at the first touch. What they wrap is in their
-    # own __dict__, and a bare object() before that.
+    # own __dict__: a bare object(), with no ID, until then.
     try:
         own = object.__getattribute__(user, "__dict__")
     except AttributeError:
         return user
-    if "_wrapped" not in own:
-        return user
-    wrapped = own["_wrapped"]
-    return None if type(wrapped) is object else wrapped
+    return own.get("_wrapped", user)
 
 
 def _is_authenticated(user: object) -> bool:
