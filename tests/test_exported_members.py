@@ -9,7 +9,7 @@ import pytest
 
 import replaylink
 
-CORE = ["asgi", "auth", "processors", "sources", "stdlib", "wsgi"]
+CORE = ["access", "asgi", "auth", "processors", "sources", "stdlib", "threads", "wsgi"]
 
 
 def test_package_exports_what_it_defines() -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from ._identity import Identity, current_identity, identify, linked
 from .sources import CORS_HEADERS
+from .threads import carry
 from .urls import replay_url
 
 __all__ = [
     "CORS_HEADERS",
     "Identity",
+    "carry",
     "current_identity",
     "identify",
     "linked",

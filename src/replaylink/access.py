@@ -105,12 +105,6 @@ class _Access:
         if length is not None and length.isdecimal() and not self.is_bodiless:
             self.response_bytes = int(length)
 
-    def disconnect(self) -> None:
-        """
-        Note that the client has gone, unless its response had ended before.
-        """
-        self.is_disconnected = not self._is_written
-
     def write(self, error: BaseException | None = None) -> None:
         """
         Log the line, unless that is done. Never raises.
@@ -198,7 +192,7 @@ class ASGIAccessLog:
         async def receive_disconnect() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
-                access.disconnect()
+                access.is_disconnected = True
             return message
 
         async def send_response(message: Message) -> None:
@@ -207,7 +201,7 @@ class ASGIAccessLog:
                 await send(message)
             # What a server raises once the client has gone.
             except OSError:
-                access.disconnect()
+                access.is_disconnected = True
                 raise
             kind = message["type"]
             if kind == "http.response.body":
@@ -232,14 +226,14 @@ class ASGIAccessLog:
             # Once the app has closed it, this only tells that it is closed.
             if message["type"] == "websocket.disconnect" and access.close_code is None:
                 access.close_code = message.get("code", NO_CLOSE_CODE)
-                access.disconnect()
+                access.is_disconnected = True
             return message
 
         async def send_close(message: Message) -> None:
             try:
                 await send(message)
             except OSError:
-                access.disconnect()
+                access.is_disconnected = True
                 raise
             kind = message["type"]
             if kind == "websocket.accept":
@@ -404,7 +398,7 @@ class _Response:
             raise
         # A server need not ask for more than the parts of a list, or send any to HEAD.
         if self._left != 0 and not self._access.is_bodiless:
-            self._access.disconnect()
+            self._access.is_disconnected = True
         self._access.write()
 
 
