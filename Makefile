@@ -26,7 +26,7 @@ $(BIN)/pip:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 $(VENV)/tests: pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable ".[jwt]" --group tests --group lint
+	$(BIN)/python -m pip install --quiet --editable ".[jwt,otlp,posthog]" --group tests --group lint
 	touch $@
 
 $(VENV)/demo: pyproject.toml | $(BIN)/pip

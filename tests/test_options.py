@@ -35,6 +35,7 @@ def test_twins_take_the_same_options() -> None:
         "max_body_bytes",
         "session_key",
         "user_key",
+        "share",
     ] == list(of_asgi)
     assert list(of_asgi) == list(of_wsgi)
     for name, parameter in list(of_asgi.items())[1:]:
@@ -181,3 +182,10 @@ def test_building_binds_nothing(driver: Driver) -> None:
     build(driver, session_key="a-new.key", user_key="another.key")
 
     assert dict(before) == dict(contextvars.copy_context())
+
+
+@pytest.mark.parametrize("middleware", [asgi.ReplayLinkMiddleware, wsgi.ReplayLinkMiddleware])
+def test_share_names_libraries_that_are_known(middleware: Any) -> None:
+    """What cannot be shared with is refused as the app starts."""
+    with pytest.raises(ValueError, match="share='sentry': must be of 'posthog', 'otel'"):
+        middleware(None, share="sentry")

@@ -57,8 +57,11 @@ class ReplayLinkMiddleware:
             262,144.
         session_key: The key that the session ID is bound to.
         user_key: The key that the user ID is bound to.
+        share: Libraries that get the IDs too, one or several: ``"posthog"``, ``"otel"``.
+            See `replaylink.share`.
 
     Raises:
+        ImportError: If a library of *share* is not installed.
         TypeError: If an option is of a wrong type.
         ValueError: If an option has a wrong value.
     """
@@ -73,7 +76,12 @@ class ReplayLinkMiddleware:
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         session_key: str = SESSION_KEY,
         user_key: str = USER_KEY,
+        share: str | Iterable[str] = (),
     ) -> None:
+        if share:
+            from .share import ASGIShare
+
+            app = ASGIShare(app, share=share)
         self.app: ASGIApp = app
         self._options = Options(
             lambda source, accept: source.in_scope(accept),

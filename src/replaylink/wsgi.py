@@ -72,8 +72,11 @@ class ReplayLinkMiddleware:
             262,144.
         session_key: The key that the session ID is bound to.
         user_key: The key that the user ID is bound to.
+        share: Libraries that get the IDs too, one or several: ``"posthog"``, ``"otel"``.
+            See `replaylink.share`.
 
     Raises:
+        ImportError: If a library of *share* is not installed.
         TypeError: If an option is of a wrong type.
         ValueError: If an option has a wrong value.
     """
@@ -88,7 +91,12 @@ class ReplayLinkMiddleware:
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         session_key: str = SESSION_KEY,
         user_key: str = USER_KEY,
+        share: str | Iterable[str] = (),
     ) -> None:
+        if share:
+            from .share import WSGIShare
+
+            app = WSGIShare(app, share=share)
         self.app = app
         self._options = Options(
             lambda source, accept: source.in_environ(accept),

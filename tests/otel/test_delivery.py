@@ -1,0 +1,358 @@
+"""What the way to the endpoint does when that is slow, refuses or is not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("opentelemetry.sdk")
+
+import structlog
+from opentelemetry._logs import LogRecord
+
+from replaylink import linked
+from replaylink.otel import configure_logging
+from tests.otel.receiver import MAX_BODY_BYTES, Receiver
+
+TOKEN = "phc_very_secret"
+
+ROOT = Path(__file__).parents[2]
+
+log = structlog.get_logger("tests.delivery")
+
+
+def configure(receiver: Receiver, **options: Any) -> Any:
+    return configure_logging(service_name="shop", endpoint=receiver.url, token=TOKEN, **options)
+
+
+def numbers(receiver: Receiver) -> list[Any]:
+    return [record.attributes["number"] for record in receiver.records]
+
+
+@pytest.mark.parametrize("outage", ["401", "413", "429", "429-later", "500", "503", "absent"])
+def test_short_outage(receiver: Receiver, outage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was logged while the endpoint failed arrives when it works, once and in order."""
+    if outage == "absent":
+        receiver.stop()
+    else:
+        receiver.status = int(outage[:3])
+        if outage.endswith("later"):
+            receiver.headers = {"Retry-After": "1"}
+    with configure(receiver) as logs:
+        for number in range(20):
+            log.info("line", number=number)
+        assert not logs.flush(0.1)
+        for number in range(20, 40):
+            log.info("line", number=number)
+        time.sleep(0.7)
+        refused = len(receiver.requests)
+        if outage == "absent":
+            receiver.start()
+        receiver.status, receiver.headers = 200, {}
+        receiver.wait_for(40)
+        assert logs.flush()
+
+    assert list(range(40)) == numbers(receiver)
+    # Endpoints are not hammered at; 413 also makes smaller and smaller batches.
+    assert refused <= (1 if outage == "429-later" else 9 if outage == "413" else 3)
+    errors = capsys.readouterr().err
+    assert 1 == errors.count("cannot send logs to")
+    assert 1 == errors.count("works again")
+    assert (f"{outage[:3]} " in errors) or ("connection refused" in errors)
+    assert TOKEN not in errors
+
+
+def test_slow_endpoint(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """An endpoint that takes its time makes no line wait, and gets them all."""
+    receiver.delay_s = 0.5
+    with configure(receiver) as logs:
+        slowest = 0.0
+        for number in range(1500):
+            start = time.perf_counter()
+            log.info("line", number=number)
+            slowest = max(slowest, time.perf_counter() - start)
+        assert logs.flush(8)
+
+    assert list(range(1500)) == numbers(receiver)
+    assert slowest < receiver.delay_s
+    assert "" == capsys.readouterr().err
+
+
+def test_timeout(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request that takes too long is given up, and its batch is not."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    receiver.delay_s = 1
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert not logs.flush(0.4)
+        receiver.delay_s = 0
+        assert logs.flush(5)
+
+    assert 1 in numbers(receiver)
+    assert "it takes too long to answer" in capsys.readouterr().err
+
+
+def test_full_queue(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """When the queue is full the oldest lines go, and it is said how many."""
+    receiver.stop()
+    with configure(receiver, max_queue_records=10) as logs:
+        for number in range(25):
+            log.info("line", number=number)
+        assert not logs.flush(0.1)
+        receiver.start()
+        receiver.wait_for(10)
+        assert logs.flush()
+
+    assert list(range(15, 25)) == numbers(receiver)
+    assert "15 log records dropped" in capsys.readouterr().err
+
+
+def test_large_batches(receiver: Receiver) -> None:
+    """A batch over 2 MiB goes in parts, none of which is larger, in order."""
+    with configure(receiver) as logs:
+        for number in range(50):
+            log.info("line", number=number, text="x" * 100_000)
+        assert logs.flush()
+
+    assert list(range(50)) == numbers(receiver)
+    assert max(receiver.sizes) <= MAX_BODY_BYTES
+    assert 3 <= len(receiver.sizes) <= 4
+
+
+def test_smaller_limit(receiver: Receiver) -> None:
+    """An endpoint that takes less than 2 MiB gets smaller parts."""
+    receiver.max_body_bytes = 50_000
+    with configure(receiver) as logs:
+        for number in range(40):
+            log.info("line", number=number, text="x" * 10_000)
+        assert logs.flush()
+
+    assert list(range(40)) == numbers(receiver)
+
+
+def test_record_of_many_items(receiver: Receiver) -> None:
+    """A record that is over 2 MiB for its many items loses the last of them."""
+    with configure(receiver) as logs:
+        log.info("line", number=1, data=["x" * 60] * 40_000)
+        assert logs.flush()
+
+    [record] = receiver.records
+    assert 1000 < len(record.attributes["data"]) < 40_000
+
+
+@pytest.mark.parametrize("where", ["body", "attribute", "nested", "two-byte"])
+def test_large_record(receiver: Receiver, where: str) -> None:
+    """A record over 2 MiB is cut in the middle of its texts, and has its IDs."""
+    text = "begin" + ("é" if where == "two-byte" else "x") * 5_000_000 + "end"
+    with configure(receiver) as logs, linked(session_id="s-1", user_id=7):
+        log.info("before", number=1)
+        if where == "body":
+            log.info(text, number=2)
+        elif where == "nested":
+            log.info("line", number=2, data={"list": [text]})
+        else:
+            log.info("line", number=2, text=text)
+        log.info("after", number=3)
+        assert logs.flush()
+
+    assert [1, 2, 3] == numbers(receiver)
+    record = receiver.records[1]
+    got = {
+        "body": record.body,
+        "nested": record.attributes.get("data", {}).get("list", [""])[0],
+    }.get(where, record.attributes.get("text"))
+    assert isinstance(got, str)
+    assert got.startswith("begin")
+    assert got.endswith("end")
+    assert " cut ...] " in got
+    assert {"sessionId": "s-1", "posthogDistinctId": "7"} == record.ids
+    assert max(receiver.sizes) <= MAX_BODY_BYTES
+
+
+def test_record_that_cannot_be_cut(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record that stays too large is left out with a reason; those around it arrive."""
+    with configure(receiver) as logs:
+        log.info("before", number=1)
+        log.info("line", number=2, **{"x" * 3_000_000: 1})
+        log.info("after", number=3)
+        assert logs.flush()
+
+    assert [1, 3] == numbers(receiver)
+    assert "1 log record left out: it has" in capsys.readouterr().err
+
+
+def test_record_that_cannot_be_encoded(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What another library emits and nobody can encode takes nothing else with it."""
+    with configure(receiver) as logs:
+        log.info("before", number=1)
+        body: Any = object()
+        logs.provider.get_logger("lib").emit(LogRecord(body=body))
+        log.info("after", number=2)
+        assert logs.flush()
+
+    assert [1, 2] == numbers(receiver)
+    assert "1 log record left out: it cannot be encoded" in capsys.readouterr().err
+
+
+def test_unwanted_batch(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the endpoint says it will never take does not stop what comes after it."""
+    receiver.status = 400
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.flush()
+        receiver.status = 200
+        log.info("line", number=2)
+        assert logs.flush()
+
+    assert [2] == numbers(receiver)
+    assert "left out: it answers 400 Bad Request" in capsys.readouterr().err
+
+
+def test_no_loop(receiver: Receiver) -> None:
+    """What sending itself logs is not sent, and what the app's HTTP client logs is."""
+    with configure(receiver, level="DEBUG") as logs:
+        for number in range(3):
+            log.info("line", number=number)
+            logging.getLogger("opentelemetry.attributes").warning("theirs")
+            assert logs.flush()
+        logging.getLogger("urllib3.connectionpool").debug("the app's own")
+        assert logs.flush()
+
+    # Else there would be the lines of urllib3 about each of the first three requests.
+    assert ["line", "line", "line", "the app's own"] == receiver.bodies()
+
+
+def test_netrc(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that the machine keeps for the host does not replace the token."""
+    file = tmp_path / "netrc"
+    file.write_text("machine 127.0.0.1 login someone password something\n")
+    monkeypatch.setenv("NETRC", str(file))
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.flush()
+
+    assert f"Bearer {TOKEN}" == receiver.requests[0][1]["authorization"]
+
+
+# --- the end of processes -------------------------------------------------------------
+
+
+SCRIPT = """
+import os, sys, time
+import structlog
+from replaylink.otel import configure_logging
+
+configure_logging(service_name="shop", endpoint=sys.argv[1], token="phc_very_secret")
+log = structlog.get_logger()
+for number in range(int(sys.argv[2])):
+    log.info("line", number=number)
+time.sleep(float(sys.argv[3]))
+"""
+
+
+def run(script: str, *arguments: object) -> tuple[subprocess.CompletedProcess[str], float]:
+    start = time.monotonic()
+    result = subprocess.run(
+        # Python warns of forks in processes with threads, which ours is meant to be.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("POSTHOG_", "OTEL_"))},
+    )
+    return result, time.monotonic() - start
+
+
+def test_end_sends_what_waits(receiver: Receiver) -> None:
+    """A script that ends at once has sent all of its lines."""
+    result, _ = run(SCRIPT, receiver.url, 1000, 0)
+
+    assert (0, "") == (result.returncode, result.stderr)
+    assert list(range(1000)) == numbers(receiver)
+
+
+@pytest.mark.parametrize("trouble", ["absent", "hangs", "401", "429-later"])
+def test_end_in_trouble(receiver: Receiver, trouble: str) -> None:
+    """A process ends within 5 seconds whatever the endpoint does, and says what is lost."""
+    if trouble == "absent":
+        receiver.stop()
+    elif trouble == "hangs":
+        receiver.delay_s = 8
+    else:
+        receiver.status = int(trouble[:3])
+        receiver.headers = {"Retry-After": "900"}
+    # The process is hung up in the middle of things.
+    pause_s = 0.3
+    result, seconds = run(SCRIPT, receiver.url, 700, pause_s)
+
+    assert 0 == result.returncode
+    assert seconds < pause_s + 1 + 5
+    assert "700 log records did not reach" in result.stderr
+    assert TOKEN not in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+    assert 700 == len(result.stdout.splitlines())
+
+
+LATE = """
+import atexit, sys
+import structlog
+from replaylink.otel import configure_logging
+
+configure_logging(service_name="shop", endpoint=sys.argv[1])
+atexit.register(structlog.get_logger().info, "line", number=1)
+"""
+
+
+def test_line_of_the_very_end(receiver: Receiver) -> None:
+    """A first line that is logged when no thread can start any more is sent, too."""
+    result, _ = run(LATE, receiver.url)
+
+    assert (0, "") == (result.returncode, result.stderr)
+    assert [1] == numbers(receiver)
+
+
+FORK = """
+import os, sys
+import structlog
+from replaylink.otel import configure_logging
+
+logs = configure_logging(service_name="shop", endpoint=sys.argv[1])
+log = structlog.get_logger()
+log.info("line", number=0)
+logs.flush()                     # so that the parent has a thread and a connection
+log.info("line", number=1)       # waits in the parent's queue
+for number in (2, 3):
+    if os.fork() == 0:
+        log.info("line", number=number)
+        sys.exit()
+for _ in range(2):
+    os.wait()
+log.info("line", number=4)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_fork(receiver: Receiver) -> None:
+    """Each process sends its own lines, all of them and only these."""
+    result, _ = run(FORK, receiver.url)
+
+    assert (0, "") == (result.returncode, result.stderr)
+    assert list(range(5)) == sorted(numbers(receiver))
+    instances = {
+        record.attributes["number"]: record.resource["service.instance.id"]
+        for record in receiver.records
+    }
+    assert instances[0] == instances[1] == instances[4]
+    assert 3 == len(set(instances.values()))
