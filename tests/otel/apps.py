@@ -48,7 +48,7 @@ def who(n: int) -> int:
 fastapi_app = FastAPI()
 
 
-@fastapi_app.get("/work/{n}")
+@fastapi_app.get("/orders/{n}")
 async def work_in_fastapi(n: Annotated[int, Depends(who)], later: BackgroundTasks) -> str:
     work(n)
     later.add_task(log.info, "chunk", n=n)
@@ -63,7 +63,7 @@ async def fail_in_fastapi(n: Annotated[int, Depends(who)]) -> None:
 flask_app = Flask(__name__)
 
 
-@flask_app.get("/work/<int:n>")
+@flask_app.get("/orders/<int:n>")
 def work_in_flask(n: int) -> Response:
     who(n)
     work(n)
