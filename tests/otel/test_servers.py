@@ -121,7 +121,7 @@ def running(name: str, folder: Path, receiver: Receiver) -> Iterator[Server]:
         server.stop()
 
 
-def send(server: Server, numbers: range, path: str = "work") -> list[float]:
+def send(server: Server, numbers: range, path: str = "orders") -> list[float]:
     """
     Send requests by several clients at once, each with its own session; return how long
     each took.
@@ -136,7 +136,7 @@ def send(server: Server, numbers: range, path: str = "work") -> list[float]:
                     f"/{path}/{n}", headers={"X-PostHog-Session-ID": f"session-{n}"}
                 )
                 seconds.append(time.perf_counter() - start)
-                assert response.status_code == (200 if path == "work" else 500)
+                assert response.status_code == (200 if path == "orders" else 500)
         return seconds
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -150,7 +150,7 @@ def number_of(record: Record) -> int | None:
     """
     if "n" in record.attributes:
         return int(record.attributes["n"])
-    found = re.search(r"/(?:work|fail)/(\d+)", str(record.body))
+    found = re.search(r"/(?:orders|fail)/(\d+)", str(record.body))
     return int(found[1]) if found else None
 
 
