@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from replaylink import Identity, current_identity, identify, linked
+from replaylink._identity import while_handled
 from tests.helpers import BOTH, LINKED, OTHER_SESSION, SESSION, USER, line
 
 if TYPE_CHECKING:
@@ -449,3 +450,37 @@ def test_the_users_own_bindings(lines: Lines) -> None:
         line("inside", request="r", inner="i", sessionId=OTHER_SESSION, posthogDistinctId=USER),
         line("after", request="r", inner="i", sessionId="mine", posthogDistinctId="mine"),
     ] == lines
+
+
+def test_what_is_learnt_while_the_server_is_at_work(lines: Lines) -> None:
+    """A user found while an identity steps aside is on that line, and bound to no key."""
+    identity = Identity("s-1", late=(lambda connection: "42",))
+    bound = identity.bind()
+    aside = identity.step_aside()
+    log.info("aside")
+    copied = contextvars.copy_context()
+    identity.step_back(aside)
+    log.info("back")
+    identity.unbind(bound)
+
+    assert [
+        line("aside", sessionId="s-1", posthogDistinctId="42"),
+        line("back", sessionId="s-1", posthogDistinctId="42"),
+    ] == lines
+    assert {} == copied.run(structlog.contextvars.get_contextvars)
+
+
+def test_exceptions_in_a_circle() -> None:
+    """Exceptions that lead to each other make no line hang."""
+    first, second = ValueError(), KeyError()
+    first.__context__, second.__context__ = second, first
+    identity = Identity("s-1")
+    leftover = identity.leave(identity.bind(), while_handled("nowhere"))
+    try:
+        raise first
+    except ValueError:
+        first.__context__ = second
+        found = current_identity().session_id
+    del leftover
+
+    assert found is None

@@ -42,6 +42,9 @@ ABSENT: Final = ...
 MAX_SUPERSEDED: Final = 8
 """Replaced IDs that an identity remembers: a WebSocket may live and identify for days."""
 
+MAX_CONTEXTS: Final = 100
+"""How many exceptions are looked at, each raised while the one before was handled."""
+
 logger: Final = logging.getLogger("replaylink")
 
 Bound = tuple["Token[Identity | None]", "Token[Any] | None", "Token[Any] | None"]
@@ -109,6 +112,7 @@ class Identity(Struct, eq=False):
             in the context of some thread or task, where nobody can reach them.
         ended: Whether the request is over, and this was left behind by it.
         counts: Tells, after the end of the request, whether a line is still about it.
+        binds: Whether what it learns is bound to structlog's keys, too.
     """
 
     session_id: str | None = None
@@ -119,6 +123,7 @@ class Identity(Struct, eq=False):
     superseded: tuple[str, ...] = ()
     ended: bool = False
     counts: Callable[[], bool] | None = None
+    binds: bool = True
 
     def __repr__(self) -> str:
         return f"<Identity session_id={self.session_id!r} user_id={self.known_user_id!r}>"
@@ -146,7 +151,7 @@ class Identity(Struct, eq=False):
         """
         Take in IDs that became known, and bind them in the context at hand.
         """
-        here = _current.get() is self
+        here = self.binds and _current.get() is self
         if session_id is not None:
             self._supersede(self.session_id, session_id)
             self.session_id = session_id
@@ -239,7 +244,7 @@ class Identity(Struct, eq=False):
         """
         keys = self.keys
         session_id, user_id = self.session_id, self.known_user_id
-        tail = Identity(session_id, user_id, keys, self.late, self.connection)
+        tail = Identity(session_id, user_id, keys, self.late, self.connection, binds=False)
         return (
             tail,
             _current.set(tail),
@@ -280,7 +285,12 @@ class Identity(Struct, eq=False):
             return None
         # Holds no connection: its end may depend on nothing else doing so.
         tail = Identity(
-            self.session_id, self.user_id, self.keys, superseded=self.superseded, counts=counts
+            self.session_id,
+            self.user_id,
+            self.keys,
+            superseded=self.superseded,
+            counts=counts,
+            binds=keys_stay,
         )
         if not keys_stay:
             self.unbind(bound)
@@ -383,10 +393,13 @@ def while_handled(module: str) -> Callable[[], bool]:
         if get_ident() != left_in:
             return True
         exc = sys.exc_info()[1]
-        while exc is not None:
+        # Apps may link exceptions in a circle.
+        for _ in range(MAX_CONTEXTS):
+            if exc is None:
+                break
             traceback = exc.__traceback__
             while traceback is not None:
-                if traceback.tb_frame.f_globals["__name__"] == module:
+                if traceback.tb_frame.f_globals.get("__name__") == module:
                     return True
                 traceback = traceback.tb_next
             exc = exc.__context__
