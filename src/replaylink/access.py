@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import structlog
 
+from ._files import call_at_close, is_file
 from ._identity import logger
 from ._types import ASGIApp, Environ, Message, Receive, Scope, Send
-from .wsgi import _is_file
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -310,7 +310,7 @@ class WSGIAccessLog:
         except BaseException as exc:
             access.write(exc)
             raise
-        if _is_file(result, environ):
+        if is_file(result, environ):
             _tell_at_close(result, access)
             return result
         response = _SizedResponse if hasattr(result, "__len__") else _Response
@@ -335,24 +335,13 @@ def _starting(access: _Access, start_response: StartResponse) -> StartResponse:
     return start
 
 
-def _tell_at_close(file: Any, access: _Access) -> None:
+def _tell_at_close(file: Iterable[bytes], access: _Access) -> None:
     """
-    Log the line as the server closes *file*, which it may do in any thread.
+    Log the line as the server closes *file*.
     """
     context = copy_context()
-    inner: Callable[[], object] | None = getattr(file, "close", None)
-
-    def close() -> None:
-        try:
-            if inner is not None:
-                inner()
-        finally:
-            context.run(access.write)
-
     access.take_file()
-    try:
-        file.close = close
-    except AttributeError:  # an object of the server's that takes no attribute
+    if not call_at_close(file, lambda: context.run(access.write)):
         access.write()
 
 

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import Token, copy_context
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+from ._files import is_file
 from ._identity import Identity, bound_identity, linked
 from ._types import ASGIApp, Environ, Message
-from .wsgi import _is_file
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -377,7 +377,7 @@ class WSGIShare:
         shared = _Shared(self._sinks)
         with shared:
             result = self.app(environ, start_response)
-        if _is_file(result, environ):
+        if is_file(result, environ):
             return result
         response = _SizedResponse if hasattr(result, "__len__") else _Response
         return response(result, shared)

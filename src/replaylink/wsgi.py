@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from . import _body
+from ._files import call_at_close, is_file
 from ._identity import (
     SESSION_KEY,
     USER_KEY,
@@ -123,7 +124,7 @@ class ReplayLinkMiddleware:
         except BaseException:
             identity.unbind(bound)
             raise
-        if _is_file(result, environ):
+        if is_file(result, environ):
             _leave_to_file(result, environ, identity, bound)
             return result
         response = _SizedResponse if hasattr(result, "__len__") else _Response
@@ -171,39 +172,27 @@ def _looking(identity: Identity, start_response: StartResponse) -> StartResponse
     return start
 
 
-def _is_file(result: Iterable[bytes], environ: Environ) -> bool:
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(result, wrapper)
-
-
 def _leave_to_file(
     file: Iterable[bytes], environ: Environ, identity: Identity, bound: Bound
 ) -> None:
     """
     Keep *identity* bound until the server closes *file*, or drops *environ*.
 
-    Servers send a file faster than an iterator, if they get it as it is. They close it
-    in this thread after they have logged it, or in another one that sends it meanwhile.
+    The server closes it in this thread after it has logged it, or in another one that
+    sends it meanwhile.
     """
     leftover = identity.leave(bound, lambda: True)
     if leftover is None:
         return
     environ[LEFTOVER_KEY] = leftover
     forget = weakref.WeakMethod(leftover.end)
-    inner: Callable[[], object] | None = getattr(file, "close", None)
 
-    def close() -> None:
-        try:
-            if inner is not None:
-                inner()
-        finally:
-            end = forget()
-            if end is not None:
-                end()
+    def end() -> None:
+        here = forget()
+        if here is not None:
+            here()
 
-    try:
-        file.close = close  # type: ignore[attr-defined]
-    except AttributeError:  # an object of the server's that takes no attribute
+    if not call_at_close(file, end):
         leftover.end()
 
 
