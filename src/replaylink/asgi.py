@@ -105,8 +105,8 @@ class ReplayLinkMiddleware:
         identity = options.identity(scope)
         bound = identity.bind()
         try:
-            if "uvicorn" in sys.modules and kind == "http":
-                server = _Uvicorn(identity, receive, send)
+            if "daphne" in sys.modules or ("uvicorn" in sys.modules and kind == "http"):
+                server = _Server(identity, receive, send)
                 receive, send = server.receive, server.send
             if not options.is_settled(identity):
                 receive = await self._search(identity, scope, receive)
@@ -144,14 +144,16 @@ class ReplayLinkMiddleware:
             return ahead.receive if ahead.messages else receive
 
 
-class _Uvicorn(Struct):
+class _Server(Struct):
     """
-    uvicorn's side of a request, called with the identity out of its way.
+    The server's side of a request, called with the identity out of its way.
 
-    What uvicorn runs in the request's context outlives the request: the rest of a body
-    over 64 KiB is read, and a pipelined request is started, in a context that it copies
-    as the app receives or as it ends its response. The next requests of the connection
-    then start in that context (https://github.com/python/cpython/issues/140947).
+    What uvicorn and daphne run in the request's context outlives the request: the rest of
+    a body over 64 KiB is read, and a pipelined request is started, in a context that they
+    copy as the app receives or as it ends its response. The next requests of the
+    connection then start in that context
+    (https://github.com/python/cpython/issues/140947). With any message, Twisted may set
+    its one timer anew, and daphne writes the tracebacks of all requests from there.
     """
 
     _identity: Identity
@@ -166,12 +168,14 @@ class _Uvicorn(Struct):
             self._identity.step_back(aside)
 
     def send(self, message: Message) -> Awaitable[None]:
-        # With the start it logs its access line, which is the request's.
-        if message.get("type") == "http.response.start" or message.get("more_body"):
+        # With the start uvicorn logs its access line, which is the request's.
+        if "daphne" not in sys.modules and (
+            message.get("type") == "http.response.start" or message.get("more_body")
+        ):
             return self._send(message)
-        return self._send_last(message)
+        return self._send_aside(message)
 
-    async def _send_last(self, message: Message) -> None:
+    async def _send_aside(self, message: Message) -> None:
         aside = self._identity.step_aside()
         try:
             await self._send(message)

@@ -11,12 +11,11 @@ import asyncio
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -27,6 +26,7 @@ from replaylink._types import ASGIApp, Environ, Receive, Scope, Send
 from replaylink.auth import authenticated_user
 from replaylink.processors import add_identity
 from replaylink.sources import header
+from tests.servers.common import BACKGROUND_S, fail, live, number_in
 from tests.servers.plan import NUMBER, Steps
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ LINES: Final = "REPLAYLINK_TEST_LINES"
 """The environment variable that names the file."""
 
 USER_ID: Final = (authenticated_user(), header("X-User"))
-
-BACKGROUND_S: Final = 0.01
-"""How long background work takes: long enough for the response to be over."""
-
-# werkzeug paints the line of a failed request.
-_ACCESS: Final = re.compile(r'"(\x1b\[\d+m)*(GET|POST) ')
 
 _file = os.open(os.environ[LINES], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -84,15 +78,11 @@ class ServerLine(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         message = self.getMessage()
-        if self.levelno >= logging.ERROR:
-            event = "traceback"
-        else:
-            event = "access" if _ACCESS.search(message) else "server"
         error = self.exc_info[1] if self.exc_info else None
         number = NUMBER.search(f"{message} {error!r}")
         identity = current_identity()
         line = {
-            "event": event,
+            "event": "server",
             "logger": self.name,
             "message": message,
             "n": int(number[1]) if number else None,
@@ -103,27 +93,11 @@ class ServerLine(logging.LogRecord):
 
 
 logging.setLogRecordFactory(ServerLine)
-
-
-def number_in(path: str) -> int:
-    found = NUMBER.search(path)
-    return int(found[1]) if found else -1
+logging.getLogger().setLevel(logging.INFO)
 
 
 def say_who(number: int) -> None:
     identify(f"user-{number}")
-
-
-def fail(number: int, *, knotted: bool = False) -> NoReturn:
-    msg = f"request-{number} failed"
-    error = RuntimeError(msg)
-    try:
-        raise error
-    finally:
-        # A name for the error makes a cycle: error, traceback, frame, error. What the
-        # frames of the traceback hold then stays until the garbage collector comes.
-        if not knotted:
-            del error
 
 
 # --- ASGI ---------------------------------------------------------------------------
@@ -181,14 +155,6 @@ background: set[asyncio.Task[None]] = set()
 async def later(log: Any) -> None:
     await asyncio.sleep(BACKGROUND_S)
     log.info("background")
-
-
-async def live(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 def asgi_around(app: ASGIApp) -> ASGIApp:

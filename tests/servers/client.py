@@ -45,11 +45,14 @@ class Client:
     Args:
         port: The server's port on the loopback address.
         half_close: Whether to tell the server that nothing follows a request.
+        drains: Whether the server reads the rest of a body that the app did not read, and
+            would not take it for the next request.
     """
 
-    def __init__(self, port: int, *, half_close: bool = False) -> None:
+    def __init__(self, port: int, *, half_close: bool = False, drains: bool = True) -> None:
         self._port = port
         self._half_close = half_close
+        self._drains = drains
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.connections = 0
 
@@ -88,7 +91,12 @@ class Client:
         return await asyncio.wait_for(self._pipeline(plans), TIME_LIMIT_S)
 
     async def _pipeline(self, plans: Sequence[Plan]) -> list[Response]:
-        if self._streams is not None and self._streams[0].at_eof():
+        is_read = self._drains or plans[-1].body is None or plans[-1].steps.read
+        # The end of a response that fails before any of it was sent, or of which the rest
+        # of the body was in the way, looks like a connection that was closed before the
+        # request, which would be sent again.
+        is_ambiguous = plans[0].steps.fails == "late" or not is_read
+        if self._streams is not None and (self._streams[0].at_eof() or is_ambiguous):
             await self.hang_up()
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
@@ -121,7 +129,7 @@ class Client:
             if not is_fresh and not responses:
                 return await self._pipeline(plans)
             responses += [Response(0)] * (len(plans) - len(responses))
-        if self._half_close:
+        if self._half_close or not is_read:
             await self.hang_up()
         return responses
 

@@ -77,6 +77,7 @@ class Plan:
 
     Args:
         number: What tells it from all others.
+        path: What is asked for, of an app that has more than one thing.
         session: Where its session ID stands, if anywhere.
         claims_user: Whether a header names its user.
         body_bytes: How long its JSON body is, about; 0 for none.
@@ -86,6 +87,7 @@ class Plan:
     """
 
     number: int
+    path: str = "/"
     session: Literal["", "header", "cookie", "body"] = "header"
     claims_user: bool = True
     body_bytes: int = 0
@@ -96,7 +98,7 @@ class Plan:
 
     @property
     def target(self) -> str:
-        return f"/request-{self.number}?{self.steps.query_string()}"
+        return f"{self.path}request-{self.number}?{self.steps.query_string()}"
 
     @property
     def headers(self) -> dict[str, str]:

@@ -44,6 +44,43 @@ run_simple(host, int(port), import_string(app), threaded=threaded == "threaded")
 """
 
 
+DAPHNE: Final = """
+import logging
+import sys
+from daphne.server import Server
+from werkzeug.utils import import_string
+
+port, app = sys.argv[1:]
+log = logging.getLogger("daphne.access")
+Server(
+    import_string(app),
+    endpoints=[f"tcp:{port}:interface=127.0.0.1"],
+    action_logger=lambda *action: log.info("%s %s %s", *action),
+).run()
+"""
+
+CHEROOT: Final = """
+import logging
+import signal
+import sys
+from cheroot.wsgi import Server
+from werkzeug.utils import import_string
+
+port, app, threads = sys.argv[1:]
+log = logging.getLogger("cheroot")
+server = Server(
+    ("127.0.0.1", int(port)),
+    import_string(app),
+    numthreads=int(threads),
+    request_queue_size=128,
+)
+server.error_log = lambda message="", level=20, traceback=False: log.log(
+    level, message, exc_info=traceback
+)
+server.start()
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """
@@ -51,41 +88,37 @@ class Kind:
 
     Args:
         name: How tests call it.
+        label: How the README calls it.
         protocol: Which app it runs.
         command: The arguments of Python that start it.
         keeps_alive: Whether a connection serves more than one request.
         reuses_threads: Whether a thread serves more than one connection.
-        logs_access: Whether it has an access line.
-        links_access: Whether that is logged while the app's response is sent, and not
-            after the app has returned.
-        links_failed_access: Whether it is logged while an error before the response is
-            handled, and not after that.
-        links_traceback: Whether the traceback of an error before the response is logged
-            while that error is handled.
+        drains: Whether it reads the rest of a body that the app did not read.
+        survives_late_errors: Whether it still answers after an error in a response.
         half_close: Whether it is faster when told that nothing follows a request.
-        app: The app to run, by its name in `tests.servers.apps`.
+        app: The app to run; by default the one for its protocol in `tests.servers.apps`.
     """
 
     name: str
+    label: str
     protocol: Protocol
     command: tuple[str, ...]
     keeps_alive: bool = True
     reuses_threads: bool = True
-    logs_access: bool = True
-    links_access: bool = True
-    links_failed_access: bool = True
-    links_traceback: bool = True
+    drains: bool = True
+    survives_late_errors: bool = True
     half_close: bool = False
     app: str = ""
 
     def arguments(self, port: int) -> list[str]:
-        app = f"tests.servers.apps:{self.app or self.protocol}"
+        app = self.app or f"tests.servers.apps:{self.protocol}"
         return [part.format(app=app, port=port) for part in self.command]
 
 
 def _uvicorn(http: str, loop: str) -> Kind:
     return Kind(
         name=f"uvicorn-{http}-{loop}",
+        label="uvicorn",
         protocol="asgi",
         command=(
             *("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}"),
@@ -94,43 +127,35 @@ def _uvicorn(http: str, loop: str) -> Kind:
     )
 
 
-def _gunicorn(
-    name: str,
-    protocol: Protocol,
-    *options: str,
-    keeps_alive: bool = True,
-    links_access: bool = True,
-    links_failed_access: bool = True,
-) -> Kind:
+def _gunicorn(name: str, label: str, protocol: Protocol, *options: str) -> Kind:
     return Kind(
         name=f"gunicorn-{name}",
+        label=label,
         protocol=protocol,
         command=(
             *("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--no-control-socket"),
             *("--access-logfile", "-", *options, "{app}"),
         ),
-        keeps_alive=keeps_alive,
-        links_access=links_access,
-        links_failed_access=links_failed_access,
+        keeps_alive=name != "sync",
     )
 
 
 def _granian(protocol: Protocol, *options: str) -> Kind:
     return Kind(
         name=f"granian-{protocol}",
+        label="granian",
         protocol=protocol,
         command=(
             *("-m", "granian", "--host", "127.0.0.1", "--port", "{port}"),
             *("--interface", protocol, "--access-log", *options, "{app}"),
         ),
-        links_access=False,
-        links_traceback=protocol == "asgi",
     )
 
 
 def _werkzeug(name: str, threads: str) -> Kind:
     return Kind(
         name=name,
+        label="werkzeug",
         protocol="wsgi",
         command=("-c", WERKZEUG, "127.0.0.1", "{port}", "{app}", threads),
         keeps_alive=False,
@@ -149,36 +174,52 @@ KINDS: Final = (
     _uvicorn("httptools", "uvloop"),
     Kind(
         name="hypercorn",
+        label="hypercorn",
         protocol="asgi",
         command=(
             *("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "0"),
-            *("--access-logfile", "-", "--error-logfile", "-", "{app}"),
+            *("--config", "python:tests.servers.hypercorn_config", "{app}"),
         ),
-        links_failed_access=False,
+    ),
+    Kind(
+        name="daphne",
+        label="daphne",
+        protocol="asgi",
+        command=("-c", DAPHNE, "{port}", "{app}"),
+        # Once a second it looks at what has failed, until it finds such an error.
+        survives_late_errors=False,
     ),
     _granian("asgi"),
     _gunicorn(
-        *("uvicorn", "asgi", "--worker-class", "uvicorn_worker.UvicornWorker"),
+        *("uvicorn", "gunicorn with uvicorn's worker", "asgi"),
+        *("--worker-class", "uvicorn_worker.UvicornWorker"),
     ),
     _gunicorn(
-        *("uvicorn-h11", "asgi", "--worker-class", "uvicorn_worker.UvicornH11Worker"),
+        *("uvicorn-h11", "gunicorn with uvicorn's worker", "asgi"),
+        *("--worker-class", "uvicorn_worker.UvicornH11Worker"),
     ),
     _gunicorn(
-        *("asgi", "asgi", "--worker-class", "asgi", "--asgi-loop", "asyncio"),
-        links_access=False,
-        links_failed_access=False,
+        *("asgi", "gunicorn's ASGI worker", "asgi"),
+        *("--worker-class", "asgi", "--asgi-loop", "asyncio"),
     ),
-    _granian("wsgi", "--blocking-threads", THREADS),
-    _gunicorn("sync", "wsgi", keeps_alive=False),
-    _gunicorn("gthread", "wsgi", "--worker-class", "gthread", "--threads", THREADS),
-    Kind(
-        name="waitress",
-        protocol="wsgi",
-        command=("-m", "waitress", "--listen=127.0.0.1:{port}", f"--threads={THREADS}", "{app}"),
-        logs_access=False,
-    ),
+    _gunicorn("sync", "gunicorn", "wsgi"),
+    _gunicorn("gthread", "gunicorn", "wsgi", "--worker-class", "gthread", "--threads", THREADS),
     _werkzeug("werkzeug", "alone"),
     _werkzeug("werkzeug-threaded", "threaded"),
+    Kind(
+        name="waitress",
+        label="waitress",
+        protocol="wsgi",
+        command=("-m", "waitress", "--listen=127.0.0.1:{port}", f"--threads={THREADS}", "{app}"),
+    ),
+    Kind(
+        name="cheroot",
+        label="cheroot",
+        protocol="wsgi",
+        command=("-c", CHEROOT, "{port}", "{app}", THREADS),
+        drains=False,
+    ),
+    _granian("wsgi", "--blocking-threads", THREADS),
 )
 
 
@@ -213,7 +254,7 @@ class Server:
             )
 
     def client(self) -> Client:
-        return Client(self.port, half_close=self.kind.half_close)
+        return Client(self.port, half_close=self.kind.half_close, drains=self.kind.drains)
 
     def next_number(self) -> int:
         """
@@ -269,17 +310,11 @@ class Server:
                 self._by_number[line.pop("n", None)].append(line)
         return self._by_number
 
-    async def lines_of(self, plan: Plan, *, also: str = "") -> list[Line]:
+    async def lines_of(self, plan: Plan) -> list[Line]:
         """
-        Return the lines of a request, as soon as all are there.
-
-        Args:
-            plan: The request.
-            also: A line of the server's own to wait for.
+        Return the lines of a request, as soon as all of its app are there.
         """
         wanted = plan.events(self.kind.protocol)
-        if also:
-            wanted[also] += 1
 
         def is_complete() -> bool:
             events = [line["event"] for line in self.lines()[plan.number]]

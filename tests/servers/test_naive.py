@@ -28,7 +28,9 @@ async def test_a_naive_middleware_leaks(kind: Kind, tmp_path: Path) -> None:
     small = Plan(number=1)
     large = Plan(number=3, body_bytes=LARGE, steps=Steps(read=True))
     next_ones = {number: Plan(number=number, session="", claims_user=False) for number in (2, 4)}
-    with running(dataclasses.replace(kind, app="asgi_naive"), tmp_path) as server:
+    with running(
+        dataclasses.replace(kind, app="tests.servers.apps:asgi_naive"), tmp_path
+    ) as server:
         async with server.client() as client:
             for plan in (small, next_ones[2], large, next_ones[4]):
                 await client.send(plan)
