@@ -1,0 +1,93 @@
+"""
+Writing events and recordings.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Sequence
+
+import msgspec
+
+from replaylink.viewer.records import Event, Snapshot
+from replaylink.viewer.store.issues import EXCEPTION_EVENT, exceptions, fingerprint
+
+_COMPRESSION_LEVEL = 1
+"""zlib's quickest: it still takes recordings to about a tenth."""
+
+
+def write_events(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+    """
+    Write events, within the transaction that is open; known ones are left out.
+    """
+    for event in events:
+        issue = fingerprint(event) if event.name == EXCEPTION_EVENT else None
+        new = connection.execute(
+            "INSERT OR IGNORE INTO event"
+            " (uuid, name, time_us, distinct_id, session_id, window_id, issue, properties)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                event.uuid,
+                event.name,
+                event.time_us,
+                event.distinct_id,
+                event.session_id,
+                event.window_id,
+                issue,
+                msgspec.json.encode(event.properties),
+            ),
+        ).rowcount
+        if new and issue is not None:
+            seen = exceptions(event.properties)[0]
+            library = event.properties.get("$lib")
+            connection.execute(
+                "INSERT INTO issue VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " message = excluded.message, library = excluded.library,"
+                " last_seen_us = excluded.last_seen_us"
+                " WHERE excluded.last_seen_us >= last_seen_us",
+                (
+                    issue,
+                    seen.type,
+                    seen.message,
+                    library if isinstance(library, str) else "",
+                    event.time_us,
+                ),
+            )
+
+
+def write_snapshots(connection: sqlite3.Connection, snapshots: Sequence[Snapshot]) -> None:
+    """
+    Write pieces of recordings, within the transaction that is open; known ones are left out.
+    """
+    for snapshot in snapshots:
+        events = zlib.compress(snapshot.events, _COMPRESSION_LEVEL)
+        new = connection.execute(
+            "INSERT OR IGNORE INTO snapshot"
+            " (uuid, session_id, window_id, first_ms, last_ms, playable, events)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                snapshot.uuid,
+                snapshot.session_id,
+                snapshot.window_id,
+                snapshot.first_ms,
+                snapshot.last_ms,
+                snapshot.has_full_snapshot,
+                events,
+            ),
+        ).rowcount
+        if new:
+            connection.execute(
+                "INSERT INTO recording VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " distinct_id = excluded.distinct_id,"
+                " first_ms = min(first_ms, excluded.first_ms),"
+                " last_ms = max(last_ms, excluded.last_ms),"
+                " size_bytes = size_bytes + excluded.size_bytes",
+                (
+                    snapshot.session_id,
+                    snapshot.distinct_id,
+                    snapshot.first_ms,
+                    snapshot.last_ms,
+                    len(events),
+                ),
+            )

@@ -1,0 +1,203 @@
+"""
+How a log line stands in the store: its ID, and its terms in the index.
+
+An ID is a number of 63 bits that tells, from the left, the time in microseconds since 2020, the
+line's kind (its service, its severity, and whether it is linked), and a number of its own. So
+IDs sort by time, and whatever is counted by time, service, severity and linkage is counted
+from the index alone, without looking at a line.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+
+import msgspec
+
+from replaylink.viewer.limits import MAX_INDEXED_LENGTH
+from replaylink.viewer.records import JSONObject, LogRecord
+
+KIND_BITS = 9
+"""512 kinds: about 40 services. The lines of further ones are counted together."""
+
+SEQUENCE_BITS = 4
+"""16 lines of a kind in one microsecond; further ones move to the next."""
+
+KIND_MASK = (1 << KIND_BITS) - 1
+SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
+TIME_SHIFT = KIND_BITS + SEQUENCE_BITS
+
+EPOCH_US = 1_577_836_800_000_000
+"""2020-01-01T00:00:00Z; 50 bits of microseconds from there end in 2055."""
+
+MAX_ID = (1 << 63) - 1
+
+SESSION_KEYS = (
+    "sessionId",
+    "session.id",
+    "session_id",
+    "sessionID",
+    "$session_id",
+    "posthogSessionId",
+    "posthogSessionID",
+    "posthog_session_id",
+    "posthog.session.id",
+    "posthog.session_id",
+)
+"""
+Attributes that hold a session ID, the preferred first.
+
+The keys by which PostHog's logs know one (``products/logs/frontend/utils.tsx``).
+"""
+
+USER_KEYS = (
+    "posthogDistinctId",
+    "distinct.id",
+    "distinct_id",
+    "distinctId",
+    "distinctID",
+    "posthogDistinctID",
+    "posthog_distinct_id",
+    "posthog.distinct.id",
+    "posthog.distinct_id",
+)
+"""Attributes that hold a distinct ID, the preferred first; see `SESSION_KEYS`."""
+
+FIELDS = {
+    "logger": "scope",
+    "event_name": "event_name",
+    "trace_id": "trace_id",
+    "span_id": "span_id",
+}
+"""
+What can be filtered on like an attribute, though OpenTelemetry keeps it apart: by the name in
+a filter, the name in a `LogRecord`.
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+_SESSION_SUFFIXES = tuple("." + key for key in SESSION_KEYS)
+_USER_SUFFIXES = tuple("." + key for key in USER_KEYS)
+
+
+def line_id(time_us: int, kind: int) -> int:
+    """
+    Return the first ID for a line of that time, in microseconds since the epoch, and kind.
+    """
+    time_us = min(max(time_us - EPOCH_US, 0), MAX_ID >> TIME_SHIFT)
+    return time_us << TIME_SHIFT | kind << SEQUENCE_BITS
+
+
+def next_id(line: int) -> int:
+    """
+    Return the ID to try when ``line`` is taken: of the same kind.
+    """
+    if line & SEQUENCE_MASK < SEQUENCE_MASK:
+        return line + 1
+    return line - SEQUENCE_MASK + (1 << TIME_SHIFT)
+
+
+def id_from(time_us: int) -> int:
+    """
+    Return the lowest ID that a line of that time or later has.
+    """
+    return line_id(time_us, 0)
+
+
+def time_of(line: int) -> int:
+    """
+    Return the time in an ID, in microseconds since the epoch.
+    """
+    return (line >> TIME_SHIFT) + EPOCH_US
+
+
+def session_of(attributes: JSONObject, resource: JSONObject) -> str:
+    """
+    Return the session that a line is linked to, or an empty string.
+    """
+    return _find(attributes, resource, SESSION_KEYS, _SESSION_SUFFIXES)
+
+
+def user_of(attributes: JSONObject, resource: JSONObject) -> str:
+    """
+    Return the distinct ID of the user that a line tells of, or an empty string.
+    """
+    return _find(attributes, resource, USER_KEYS, _USER_SUFFIXES)
+
+
+def _find(
+    attributes: JSONObject, resource: JSONObject, keys: tuple[str, ...], suffixes: tuple[str, ...]
+) -> str:
+    if value := attributes.get(keys[0]):
+        return text_of(value)
+    for where in (attributes, resource):
+        for key in keys:
+            if value := where.get(key):
+                return text_of(value)
+        for key, value in where.items():
+            if value and key.endswith(suffixes):
+                return text_of(value)
+    return ""
+
+
+def text_of(value: object) -> str:
+    """
+    Return an attribute's value as filters compare it and pages show it.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return _encode(value).decode()
+
+
+def term(key: str, value: str) -> str:
+    """
+    Return the term for an attribute.
+
+    The index takes no notice of case in ASCII, and control characters end a term: what would
+    be changed, or is long, is told apart by a checksum.
+    """
+    pair = f"{key}={value}"
+    if len(pair) <= MAX_INDEXED_LENGTH and pair.isprintable() and pair == pair.lower():
+        return pair
+    short = "".join(each if each.isprintable() else " " for each in pair[:MAX_INDEXED_LENGTH])
+    return f"{short}~{zlib.crc32(pair.encode()):08x}"
+
+
+@functools.lru_cache(maxsize=4096)
+def key_term(key: str) -> str:
+    """
+    Return the term which tells that the attribute is there.
+    """
+    return term("?", key)
+
+
+def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> str:
+    """
+    Return the terms of a line, each on a line of its own.
+
+    ``@s``, ``@u``, ``@r`` and ``@k`` stand for its session, user, resource and kind.
+    """
+    attributes = log.attributes
+    found = [f"@r={resource}", f"@k={kind}"]
+    if session:
+        found.append(term("@s", session))
+        if SESSION_KEYS[0] not in attributes:
+            found.append(key_term(SESSION_KEYS[0]))
+    if user:
+        found.append(term("@u", user))
+        if USER_KEYS[0] not in attributes:
+            found.append(key_term(USER_KEYS[0]))
+    for name, value in (
+        ("logger", log.scope),
+        ("event_name", log.event_name),
+        ("trace_id", log.trace_id),
+        ("span_id", log.span_id),
+    ):
+        if value and name not in attributes:
+            found.append(term(name, value))
+    for key, value in attributes.items():
+        found.append(key_term(key))
+        found.append(term(key, value if type(value) is str else text_of(value)))
+    return "\n".join(found)

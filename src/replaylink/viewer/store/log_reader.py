@@ -1,0 +1,397 @@
+"""
+Reading log lines: pages, counts, and how many of them are linked.
+
+Every query takes a bounded time. Lines are looked for from the newest on, in spans of time
+that grow as long as none are found; when the time is over, what has been found is the answer,
+together with how far back that is.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from replaylink.viewer.query import Filter, LogQuery
+from replaylink.viewer.records import SEVERITIES
+from replaylink.viewer.store.catalogue import COLUMNS, Catalogue
+from replaylink.viewer.store.lines import (
+    SESSION_KEYS,
+    TIME_SHIFT,
+    id_from,
+    text_of,
+    time_of,
+)
+from replaylink.viewer.store.log_writer import LOGGER_STEP_S, STEPS_S
+from replaylink.viewer.store.results import (
+    Attribute,
+    Bucket,
+    Count,
+    Linkage,
+    Log,
+    Page,
+    Share,
+    Summary,
+    Unlinked,
+)
+from replaylink.viewer.store.search import Search, value_of
+
+BUDGET_S = 0.15
+"""How long one query looks for lines, so that with all else it takes less than 200 ms."""
+
+LATEST = 2000
+"""How many of the latest lines are looked at for names and values of attributes."""
+
+LATEST_UNLINKED = 20_000
+"""How many of the latest lines are looked at for routes, and for unlinked lines."""
+
+MAX_SHARES = 100
+"""Services, loggers or routes on the page about linkage."""
+
+ROUTE_KEYS = ("http.route", "route", "url.path", "http.target", "path")
+"""Attributes that tell the route of a request, the preferred first."""
+
+BAR_WIDTHS_S = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+    *(60, 120, 300, 600, 1200, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400),
+    *(172_800, 604_800, 2_592_000),
+)
+"""How wide a bar of a histogram can be, in seconds."""
+
+_FIRST_SPAN_US = 1_000_000
+_SPAN_GROWTH = 4
+
+_INSTRUCTIONS = 2000
+"""SQLite looks at the clock once in so many of its instructions: about every 0.1 ms."""
+
+_NAMES = re.compile(
+    r"""
+    [0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}  # UUIDs
+    | (?<![0-9a-z]) (?=[a-f]*[0-9]) [0-9a-f]{6,} (?![0-9a-z])  # hashes, and other long IDs
+    | [0-9]+
+    """,
+    re.IGNORECASE | re.VERBOSE | re.ASCII,
+)
+
+
+class OutOfTimeError(Exception):
+    """
+    A query has taken as long as it may.
+    """
+
+
+class _LimitedTime:
+    # Within it, SQLite's work ends with OutOfTimeError when the time is over.
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        end = time.perf_counter() + BUDGET_S
+        self._connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        self._connection.set_progress_handler(None, 0)
+        if isinstance(exc, sqlite3.OperationalError) and "interrupt" in str(exc):
+            raise OutOfTimeError from None
+
+
+class LogReader:
+    """
+    Reads log lines, in a transaction that its user has opened.
+
+    Args:
+        connection: The database.
+        now_us: The time, in microseconds since the epoch.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, now_us: int) -> None:
+        self._connection = connection
+        self._now_us = now_us
+        self._catalogue = Catalogue(connection)
+
+    @property
+    def is_empty(self) -> bool:
+        """
+        Whether there is no line.
+        """
+        return not self._catalogue.shards
+
+    def log(self, line: int) -> Log | None:
+        """
+        Return one line, or None if it is not there.
+        """
+        for shard in self._catalogue.shards_between(line, line + 1):
+            row = self._connection.execute(
+                f"SELECT {COLUMNS} FROM log_{shard.id} WHERE id = ?",  # noqa: S608
+                (line,),
+            ).fetchone()
+            if row is not None:
+                return self._catalogue.log(row)
+        return None
+
+    def page(self, query: LogQuery, *, before: int | None, limit: int) -> Page:
+        """
+        Return the newest lines that the query finds, or those before a line.
+        """
+        first, end = self._ids(query)
+        if before is not None:
+            end = min(end, before)
+        if end <= first:
+            return Page([], None, None)
+        search = Search(self._catalogue, query)
+        found: list[Log] = []
+        searched_to = end
+        try:
+            with _LimitedTime(self._connection):
+                for low, high in _spans(first, end):
+                    found += search.logs(low, high, limit + 1 - len(found))
+                    searched_to = low
+                    if len(found) > limit:
+                        return Page(found[:limit], found[limit - 1].id, None)
+        except OutOfTimeError:
+            if searched_to == end:
+                # Not even one second's lines: without any limit then, or there is no end.
+                low = max(first, end - (_FIRST_SPAN_US << TIME_SHIFT))
+                found = search.logs(low, end, limit)
+                searched_to = int(found[-1].id) if len(found) == limit else low
+        if searched_to > first:
+            return Page(found, str(searched_to), time_of(searched_to))
+        return Page(found, None, None)
+
+    def session_logs(self, session_id: str, limit: int) -> list[Log]:
+        """
+        Return the latest lines of a session, oldest first.
+        """
+        query = LogQuery(filters=(Filter(SESSION_KEYS[0], "is", session_id),))
+        return list(self._latest(query, limit))[::-1]
+
+    def summary(self, query: LogQuery, *, bars: int) -> Summary:
+        """
+        Count the lines that the query finds: over time, by severity and by service.
+        """
+        from_us, to_us = self._times(query)
+        step_us = _bar_width_us(to_us - from_us, bars)
+        search = Search(self._catalogue, query)
+        counts: Counter[tuple[int, int]] = Counter()
+        counted_from_us = None
+        if search.finds_all:
+            self._count_all(search, counts, from_us, to_us, step_us, STEPS_S)
+        else:
+            counted_from_us = self._count_found(search, counts, from_us, to_us, step_us)
+
+        buckets: dict[int, Counter[str]] = {}
+        severities: Counter[str] = Counter()
+        services: Counter[str] = Counter()
+        linkage: Counter[bool] = Counter()
+        total = 0
+        for (start, number), lines in counts.items():
+            kind = self._catalogue.kinds[number]
+            severe, serves, links = search.matches(kind)
+            if severe and serves and links:
+                buckets.setdefault(start, Counter())[kind.severity] += lines
+                total += lines
+            if severe and serves:
+                linkage[kind.linked] += lines
+            if serves and links:
+                severities[kind.severity] += lines
+            if severe and links:
+                services[kind.service] += lines
+        return Summary(
+            total=total,
+            linked=linkage[True],
+            unlinked=linkage[False],
+            severities=[
+                Count(name, severities[name]) for name in reversed(SEVERITIES) if severities[name]
+            ],
+            services=[Count(name, lines) for name, lines in services.most_common()],
+            from_us=from_us,
+            to_us=to_us,
+            step_us=step_us,
+            buckets=[Bucket(start, dict(buckets[start])) for start in sorted(buckets)],
+            counted_from_us=counted_from_us,
+        )
+
+    def attributes(self, query: LogQuery) -> list[Attribute]:
+        """
+        Return which attributes the latest lines have that the query finds, commonest first.
+        """
+        counts: Counter[str] = Counter()
+        for log in self._latest(query, LATEST):
+            counts.update(log.attributes.keys() | log.resource.keys())
+        return [Attribute(key, lines) for key, lines in counts.most_common()]
+
+    def attribute_values(self, query: LogQuery, key: str, *, limit: int = 50) -> list[Count]:
+        """
+        Return the commonest values of an attribute among the latest lines.
+        """
+        counts: Counter[str] = Counter()
+        for log in self._latest(query, LATEST):
+            value = value_of(log, key)
+            if value is not None:
+                counts[value] += 1
+        return [Count(value, lines) for value, lines in counts.most_common(limit)]
+
+    def linkage(self, query: LogQuery, *, bars: int) -> Linkage:
+        """
+        Return what share of the lines is linked, and which are not.
+        """
+        from_us, to_us = self._times(query)
+        step_us = max(_bar_width_us(to_us - from_us, bars), LOGGER_STEP_S * 1_000_000)
+        services: dict[str, Share] = {}
+        loggers: dict[str, Share] = {}
+        steps: dict[str, Share] = {}
+        rows = self._connection.execute(
+            "SELECT start_s * 1000000, service, logger, sum(lines), sum(linked)"
+            " FROM logger_count WHERE start_s > ? AND start_s < ? GROUP BY 1, 2, 3 ORDER BY 1",
+            (from_us // 1_000_000 - LOGGER_STEP_S, -(-to_us // 1_000_000)),
+        )
+        for time_us, service, logger, lines, linked in rows:
+            if service in query.not_services or (query.services and service not in query.services):
+                continue
+            start = str((time_us - time_us % step_us) // 1000)
+            _add(services, service, lines, linked)
+            _add(loggers, f"{service}: {logger}", lines, linked)
+            _add(steps, start, lines, linked)
+
+        routes: dict[str, Share] = {}
+        alike: dict[tuple[str, str, str], Unlinked] = {}
+        looked_at = 0
+        for log in self._latest(query, LATEST_UNLINKED):
+            looked_at += 1
+            route = next((log.attributes[key] for key in ROUTE_KEYS if key in log.attributes), "")
+            if route:
+                _add(routes, text_of(route).split("?")[0][:200], 1, int(bool(log.session_id)))
+            if not log.session_id:
+                pattern = message_pattern(log.body)
+                group = (log.service, log.scope, pattern)
+                if group not in alike:
+                    alike[group] = Unlinked(*group, count=0, example_id=log.id)
+                alike[group].count += 1
+        return Linkage(
+            total=sum(share.total for share in services.values()),
+            linked=sum(share.linked for share in services.values()),
+            services=_commonest(services.values()),
+            loggers=_commonest(loggers.values()),
+            routes=_commonest(routes.values()),
+            over_time=list(steps.values()),
+            unlinked=sorted(alike.values(), key=lambda each: -each.count)[:MAX_SHARES],
+            looked_at=looked_at,
+        )
+
+    def _latest(self, query: LogQuery, limit: int) -> Iterator[Log]:
+        # The latest lines that the query finds, as many as the time allows.
+        search = Search(self._catalogue, query)
+        found = 0
+        try:
+            with _LimitedTime(self._connection):
+                for low, high in _spans(*self._ids(query)):
+                    logs = search.logs(low, high, limit - found)
+                    found += len(logs)
+                    yield from logs
+                    if found == limit:
+                        return
+        except OutOfTimeError:
+            return
+
+    def _times(self, query: LogQuery) -> tuple[int, int]:
+        # The range that is shown: with no limits of its own, from the first line to the last.
+        from_us, to_us = query.time_range(self._now_us)
+        if to_us is None:
+            last_us = self._catalogue.last_us + 1
+            to_us = max(last_us, self._now_us) if query.since else last_us
+        if from_us is None:
+            from_us = min(self._catalogue.first_us, to_us)
+        return from_us, max(to_us, from_us)
+
+    def _ids(self, query: LogQuery) -> tuple[int, int]:
+        from_us, to_us = query.time_range(self._now_us)
+        first = id_from(max(self._catalogue.first_us, from_us or 0))
+        end = self._catalogue.end
+        return first, end if to_us is None else min(end, id_from(to_us))
+
+    def _count_all(
+        self,
+        search: Search,
+        counts: Counter[tuple[int, int]],
+        from_us: int,
+        to_us: int,
+        step_us: int,
+        steps_s: tuple[int, ...],
+    ) -> None:
+        # Whole steps were counted as lines came; at both ends, smaller steps or the lines tell.
+        if from_us >= to_us:
+            return
+        if not steps_s:
+            counts.update(search.count(id_from(from_us), id_from(to_us), step_us))
+            return
+        *smaller, step_s = steps_s
+        unit = step_s * 1_000_000
+        low, high = -(-from_us // unit) * unit, to_us // unit * unit
+        if step_us % unit or low >= high:
+            self._count_all(search, counts, from_us, to_us, step_us, tuple(smaller))
+            return
+        rows = self._connection.execute(
+            "SELECT start_s * 1000000, kind, sum(lines) FROM line_count"
+            " WHERE step_s = ? AND start_s >= ? AND start_s < ? GROUP BY start_s, kind",
+            (step_s, low // 1_000_000, high // 1_000_000),
+        )
+        for start, kind, lines in rows:
+            counts[start - start % step_us, kind] += lines
+        self._count_all(search, counts, from_us, low, step_us, tuple(smaller))
+        self._count_all(search, counts, high, to_us, step_us, tuple(smaller))
+
+    def _count_found(
+        self,
+        search: Search,
+        counts: Counter[tuple[int, int]],
+        from_us: int,
+        to_us: int,
+        step_us: int,
+    ) -> int | None:
+        # Returns how far back it came, if it did not come to the end.
+        counted_from = end = min(id_from(to_us), self._catalogue.end)
+        try:
+            with _LimitedTime(self._connection):
+                for low, high in _spans(id_from(from_us), end):
+                    counts.update(search.count(low, high, step_us))
+                    counted_from = low
+        except OutOfTimeError:
+            return time_of(counted_from)
+        return None
+
+
+def message_pattern(message: str) -> str:
+    """
+    Return a message with numbers and IDs taken out, so that like ones are the same.
+    """
+    return _NAMES.sub("…", message[:500])[:200]
+
+
+def _spans(first: int, end: int) -> Iterator[tuple[int, int]]:
+    # From the newest on, each longer than the one before it.
+    span = _FIRST_SPAN_US << TIME_SHIFT
+    while end > first:
+        low = max(end - span, first)
+        yield low, end
+        end = low
+        span *= _SPAN_GROWTH
+
+
+def _bar_width_us(range_us: int, bars: int) -> int:
+    for width_s in BAR_WIDTHS_S:
+        if width_s * 1_000_000 * bars >= range_us:
+            return round(width_s * 1_000_000)
+    return -(-range_us // bars)
+
+
+def _add(shares: dict[str, Share], name: str, lines: int, linked: int) -> None:
+    share = shares.setdefault(name, Share(name, 0, 0))
+    share.total += lines
+    share.linked += linked
+
+
+def _commonest(shares: Iterable[Share]) -> list[Share]:
+    return sorted(shares, key=lambda share: -share.total)[:MAX_SHARES]

@@ -1,0 +1,282 @@
+"""
+Writing log lines: into the newest shard, and into the counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from replaylink.viewer.records import JSONObject, LogRecord
+from replaylink.viewer.store.lines import (
+    KIND_MASK,
+    line_id,
+    next_id,
+    session_of,
+    terms,
+    text_of,
+    user_of,
+)
+from replaylink.viewer.store.schema import create_shard
+
+STEPS_S = (1, 10, 600)
+"""In which steps of time lines are counted: for histograms of minutes, of hours and of weeks."""
+
+LOGGER_STEP_S = 600
+"""In which steps of time the lines of loggers are counted."""
+
+MAX_LOGGERS = 1000
+"""Loggers that are counted by name; those that come later are counted under an empty one."""
+
+MAX_RESOURCES = 10_000
+"""
+Resources that are kept apart from their lines: one for each process that sent any. Those that
+come later stand among the attributes of their lines.
+"""
+
+OTHER_SERVICES = "(other services)"
+
+_LAST_KINDS = 12
+"""Kinds kept free for further services, when all others are taken: 6 severities, 2 each."""
+
+_CHUNKS = (50, 10, 1)
+"""
+Rows of one statement. Python lets go of its lock once for each statement, not for each row, so
+that decoding goes on meanwhile; with more rows than that SQLite itself becomes slower.
+"""
+
+
+class LogWriter:
+    """
+    Writes log lines, within transactions that its user opens and ends.
+
+    What it knows of the database stands in memory; `load` reads it anew, which is necessary
+    after a rollback, and when shards were dropped.
+
+    Args:
+        connection: The database, which nobody else writes to.
+        max_shard_lines: How many lines a shard has before the next one is begun.
+        max_shard_bytes: How much text, about.
+        max_shard_age_us: How long lines are written to it.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        max_shard_lines: int,
+        max_shard_bytes: int,
+        max_shard_age_us: int,
+    ) -> None:
+        self._connection = connection
+        self._max_shard_lines = max_shard_lines
+        self._max_shard_bytes = max_shard_bytes
+        self._max_shard_age_us = max_shard_age_us
+        self._encode = msgspec.json.Encoder().encode
+        self.load()
+
+    def load(self) -> None:
+        """
+        Read what stands in the database.
+        """
+        execute = self._connection.execute
+        self._kinds: dict[tuple[str, str, bool], int] = {
+            (service, severity, bool(linked)): kind
+            for kind, service, severity, linked in execute("SELECT * FROM kind")
+        }
+        self._resources: dict[bytes, int] = dict(
+            execute("SELECT attributes, id FROM resource").fetchall()
+        )
+        self._loggers: set[tuple[str, str]] = set(
+            execute("SELECT DISTINCT service, logger FROM logger_count")
+        )
+        # (number, time of the first line, time of the last line)
+        shards = execute("SELECT id, first_us, last_us FROM shard ORDER BY id").fetchall()
+        self._closed: list[tuple[int, int, int]] = shards[:-1]
+        self._shard: int | None = shards[-1][0] if shards else None
+        self._lines = self._first_us = self._last_us = self._opened_us = self._text_bytes = 0
+        if shards:
+            (
+                self._first_us,
+                self._last_us,
+                self._lines,
+                self._opened_us,
+                self._text_bytes,
+            ) = execute(
+                "SELECT first_us, last_us, lines, opened_us, text_bytes FROM shard WHERE id = ?",
+                (self._shard,),
+            ).fetchone()
+
+    def write(self, logs: Sequence[LogRecord], now_us: int) -> None:
+        """
+        Write lines.
+
+        Args:
+            logs: The lines.
+            now_us: The time, in microseconds since the epoch.
+        """
+        shard = self._open_shard(now_us)
+        try:
+            self._connection.execute("SAVEPOINT lines")
+            self._write(shard, logs, check=False)
+        except sqlite3.IntegrityError:
+            # Lines of the same kind and microsecond stand there already, which is rare.
+            self._connection.execute("ROLLBACK TO lines")
+            self.load()
+            self._write(shard, logs, check=True)
+        self._connection.execute("RELEASE lines")
+
+    def _write(self, shard: int, logs: Sequence[LogRecord], *, check: bool) -> None:
+        lines: list[tuple[Any, ...]] = []
+        counts: Counter[tuple[int, int]] = Counter()
+        loggers: Counter[tuple[int, str, str, bool]] = Counter()
+        taken: set[int] = set()
+        hops: dict[int, int] = {}
+        closed_until_us = max((last_us for _, _, last_us in self._closed), default=0)
+        text_bytes = 0
+        resource: JSONObject | None = None
+        for log in logs:
+            if log.resource is not resource:
+                resource = log.resource
+                resource_id = self._resource(resource)
+                service = text_of(resource.get("service.name"))
+            attributes = log.attributes
+            if resource_id is None:
+                log = msgspec.structs.replace(log, attributes={**resource, **attributes})
+                attributes = log.attributes
+            session = session_of(attributes, log.resource)
+            linked = bool(session)
+            kind = self._kind(service, log.severity, linked)
+            first = line_id(log.time_us, kind)
+            line = hops.get(first, first)
+            look = check or log.time_us <= closed_until_us
+            while line in taken or (look and self._is_taken(shard, line, log.time_us)):
+                line = next_id(line)
+            taken.add(line)
+            hops[first] = next_id(line)
+            encoded = self._encode(attributes)
+            # Where there is a NUL, SQLite's index takes the text to end.
+            body = log.body.replace("\0", "\ufffd") if "\0" in log.body else log.body
+            text_bytes += len(encoded) + len(body)
+            second = log.time_us // 1_000_000
+            counts[second, kind] += 1
+            loggers[second // LOGGER_STEP_S, service, log.scope, linked] += 1
+            lines.append(
+                (
+                    line,
+                    log.time_us,
+                    resource_id or 0,
+                    log.scope,
+                    body,
+                    encoded,
+                    log.event_name or None,
+                    log.trace_id or None,
+                    log.span_id or None,
+                    terms(log, session, user_of(attributes, log.resource), resource_id or 0, kind),
+                )
+            )
+        # Full-text tables begin a new segment whenever a row comes before the one before it.
+        lines.sort(key=lambda each: each[0])
+        self._insert(f"log_{shard}", [each[:9] for each in lines])
+        self._insert(f"text_{shard} (rowid, body)", [(each[0], each[4]) for each in lines])
+        self._insert(f"terms_{shard} (rowid, terms)", [(each[0], each[9]) for each in lines])
+        self._count(shard, counts, loggers)
+
+        times = [log.time_us for log in logs]
+        self._first_us = min(*times, self._first_us) if self._lines else min(times)
+        self._last_us = max(*times, self._last_us)
+        self._lines += len(lines)
+        self._text_bytes += text_bytes
+        self._connection.execute(
+            "UPDATE shard SET first_us = ?, last_us = ?, lines = ?, text_bytes = ? WHERE id = ?",
+            (self._first_us, self._last_us, self._lines, self._text_bytes, shard),
+        )
+
+    def _open_shard(self, now_us: int) -> int:
+        if self._shard is not None:
+            if (
+                self._lines < self._max_shard_lines
+                and self._text_bytes < self._max_shard_bytes
+                and now_us - self._opened_us < self._max_shard_age_us
+            ):
+                return self._shard
+            self._closed.append((self._shard, self._first_us, self._last_us))
+        self._shard = create_shard(self._connection, now_us)
+        self._lines = self._first_us = self._last_us = self._text_bytes = 0
+        self._opened_us = now_us
+        return self._shard
+
+    def _is_taken(self, shard: int, line: int, time_us: int) -> bool:
+        shards = [shard]
+        shards += [each for each, first, last in self._closed if first <= time_us <= last]
+        return any(
+            self._connection.execute(f"SELECT 1 FROM log_{each} WHERE id = ?", (line,)).fetchone()  # noqa: S608
+            for each in shards
+        )
+
+    def _resource(self, resource: JSONObject) -> int | None:
+        # None if there are too many of them.
+        attributes = self._encode(resource)
+        found = self._resources.get(attributes)
+        if found is None and len(self._resources) < MAX_RESOURCES:
+            found = self._connection.execute(
+                "INSERT INTO resource (attributes) VALUES (?)", (attributes,)
+            ).lastrowid
+            assert found is not None  # noqa: S101 - an INSERT has one
+            self._resources[attributes] = found
+        return found
+
+    def _kind(self, service: str, severity: str, linked: bool) -> int:
+        found = self._kinds.get((service, severity, linked))
+        if found is None:
+            if len(self._kinds) > KIND_MASK - _LAST_KINDS and service != OTHER_SERVICES:
+                return self._kind(OTHER_SERVICES, severity, linked)
+            found = self._kinds[service, severity, linked] = len(self._kinds)
+            self._connection.execute(
+                "INSERT INTO kind VALUES (?, ?, ?, ?)", (found, service, severity, linked)
+            )
+        return found
+
+    def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        row = "(" + ",".join("?" * len(rows[0])) + ")"
+        at = 0
+        for size in _CHUNKS:
+            statement = f"INSERT INTO {table} VALUES {','.join([row] * size)}"  # noqa: S608
+            while len(rows) - at >= size:
+                values = list(itertools.chain.from_iterable(rows[at : at + size]))
+                self._connection.execute(statement, values)
+                at += size
+
+    def _count(
+        self,
+        shard: int,
+        counts: Counter[tuple[int, int]],
+        loggers: Counter[tuple[int, str, str, bool]],
+    ) -> None:
+        steps: Counter[tuple[int, int, int]] = Counter()
+        for (second, kind), lines in counts.items():
+            for step_s in STEPS_S:
+                steps[step_s, second - second % step_s, kind] += lines
+        self._connection.executemany(
+            "INSERT INTO line_count VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET lines = lines + excluded.lines",
+            [(step, start, shard, kind, lines) for (step, start, kind), lines in steps.items()],
+        )
+        rows = []
+        for (start, service, logger, linked), lines in loggers.items():
+            if (service, logger) not in self._loggers:
+                if len(self._loggers) < MAX_LOGGERS:
+                    self._loggers.add((service, logger))
+                else:
+                    service, logger = OTHER_SERVICES, ""
+            rows.append((start * LOGGER_STEP_S, shard, service, logger, lines, lines * linked))
+        self._connection.executemany(
+            "INSERT INTO logger_count VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " lines = lines + excluded.lines, linked = linked + excluded.linked",
+            rows,
+        )

@@ -1,0 +1,272 @@
+"""
+The tables, and how a database is opened.
+
+Log lines stand in shards, which follow one another in order of arrival: each has a table of
+its lines and two indexes. A shard that is older than what is to be kept is dropped as a whole,
+which costs next to nothing, and no index grows so large that writing to it becomes slow.
+
+The indexes are full-text tables that keep no text of their own:
+
+- ``text_N`` has the three-letter sequences of the messages, for search by any part of a word.
+- ``terms_N`` has one term for each attribute (``key=value``), one that tells that the
+  attribute is there at all (``?key``), and some that begin with ``@``; see `terms`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+APPLICATION_ID = 0x72706C6B  # "rplk"
+SCHEMA_VERSION = 1
+
+PAGE_BYTES = 8192
+
+READ_CACHE_KB = 8_000
+WRITE_CACHE_KB = 32_000
+
+BUSY_TIMEOUT_S = 10.0
+
+_TABLES = """
+CREATE TABLE shard (
+    id INTEGER PRIMARY KEY,
+    first_us INTEGER NOT NULL,   -- of its lines
+    last_us INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    opened_us INTEGER NOT NULL,  -- when its first line came
+    text_bytes INTEGER NOT NULL  -- of its lines, before any index
+);
+CREATE TABLE kind (
+    id INTEGER PRIMARY KEY,
+    service TEXT NOT NULL,
+    severity TEXT NOT NULL,
+    linked INTEGER NOT NULL
+);
+CREATE TABLE resource (
+    id INTEGER PRIMARY KEY,
+    attributes BLOB NOT NULL UNIQUE
+);
+-- How many lines of each kind there are in each step of time.
+CREATE TABLE line_count (
+    step_s INTEGER NOT NULL,
+    start_s INTEGER NOT NULL,
+    shard INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    PRIMARY KEY (step_s, start_s, shard, kind)
+) WITHOUT ROWID;
+CREATE INDEX line_count_shard ON line_count (shard);
+CREATE TABLE logger_count (
+    start_s INTEGER NOT NULL,
+    shard INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    logger TEXT NOT NULL,
+    lines INTEGER NOT NULL,
+    linked INTEGER NOT NULL,
+    PRIMARY KEY (start_s, shard, service, logger)
+) WITHOUT ROWID;
+CREATE INDEX logger_count_shard ON logger_count (shard);
+
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    time_us INTEGER NOT NULL,
+    distinct_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    window_id TEXT NOT NULL,
+    issue TEXT,                  -- of an exception
+    properties BLOB NOT NULL
+);
+CREATE INDEX event_time ON event (time_us);
+CREATE INDEX event_session ON event (session_id, time_us) WHERE session_id <> '';
+CREATE INDEX event_issue ON event (issue, time_us) WHERE issue IS NOT NULL;
+CREATE TABLE issue (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    message TEXT NOT NULL,
+    library TEXT NOT NULL,
+    last_seen_us INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE recording (
+    session_id TEXT PRIMARY KEY,
+    distinct_id TEXT NOT NULL,
+    first_ms INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX recording_last ON recording (last_ms);
+CREATE TABLE snapshot (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    session_id TEXT NOT NULL,
+    window_id TEXT NOT NULL,
+    first_ms INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL,
+    playable INTEGER NOT NULL,
+    events BLOB NOT NULL         -- zlib
+);
+CREATE INDEX snapshot_session ON snapshot (session_id, window_id, first_ms);
+"""
+
+# All that is printable in ASCII belongs to a term; only control characters separate.
+_TERM_CHARACTERS = "".join(map(chr, range(32, 127)))
+
+_SHARD_TABLES = """
+CREATE TABLE log_{shard} (
+    id INTEGER PRIMARY KEY,
+    time_us INTEGER NOT NULL,
+    resource INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    body TEXT NOT NULL,
+    attributes BLOB NOT NULL,
+    event_name TEXT,
+    trace_id TEXT,
+    span_id TEXT
+);
+CREATE VIRTUAL TABLE text_{shard} USING fts5(
+    body, content='', columnsize=0, tokenize='trigram'
+);
+CREATE VIRTUAL TABLE terms_{shard} USING fts5(
+    terms, content='', columnsize=0, detail=none, tokenize={tokenizer}
+);
+"""
+
+
+class StoreError(Exception):
+    """
+    The database cannot be used; the message tells why.
+    """
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """
+    Open the database, and make its tables if it is new.
+
+    Raises:
+        StoreError: If the file is something else, or of another version.
+    """
+    if sqlite3.sqlite_version_info < (3, 34):
+        msg = f"The viewer needs SQLite 3.34 or newer; Python has {sqlite3.sqlite_version}."
+        raise StoreError(msg)
+    try:
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+    except sqlite3.Error as exc:
+        msg = f"The database {path} cannot be opened: {exc}."
+        raise StoreError(msg) from exc
+    try:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
+            what = (
+                "was made by another version of the viewer"
+                if application == APPLICATION_ID
+                else "is not one of the viewer's"
+            )
+            msg = f"The database {path} {what}: choose another file, or remove it."
+            raise StoreError(msg)
+        connection.execute("PRAGMA journal_mode = wal")
+        # What is acknowledged is on the disk, and survives the machine too.
+        connection.execute("PRAGMA synchronous = full")
+        connection.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KB}")
+        if not tables:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_TABLES}"
+                f"PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+    except BaseException as exc:
+        connection.close()
+        if isinstance(exc, sqlite3.Error):
+            msg = f"The database {path} cannot be used: {exc}."
+            raise StoreError(msg) from exc
+        raise
+    return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """
+    Open a database that has its tables.
+    """
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only = 1")
+    connection.execute(f"PRAGMA cache_size = -{READ_CACHE_KB}")
+    return connection
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    """
+    Keep other processes from writing to the database, as long as the connection is open.
+
+    The lock is SQLite's own, on a file beside the database: it works wherever SQLite does, and
+    goes with the process however that ends.
+
+    Raises:
+        StoreError: If another process has it.
+    """
+    connection = sqlite3.connect(
+        path.with_name(path.name + "-lock"),
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as exc:
+        connection.close()
+        msg = f"The database {path} is in use by another viewer, or cannot be written: {exc}."
+        raise StoreError(msg) from exc
+    return connection
+
+
+def create_shard(connection: sqlite3.Connection, now_us: int) -> int:
+    """
+    Make an empty shard, within the transaction that is open, and return its number.
+    """
+    shard = connection.execute(
+        "INSERT INTO shard (first_us, last_us, lines, opened_us, text_bytes)"
+        " VALUES (0, 0, 0, ?, 0)",
+        (now_us,),
+    ).lastrowid
+    assert shard is not None  # noqa: S101 - an INSERT has one
+    characters = _TERM_CHARACTERS.replace("'", "''")
+    tokenizer = '"' + f"ascii tokenchars '{characters}'".replace('"', '""') + '"'
+    for statement in _SHARD_TABLES.format(shard=shard, tokenizer=tokenizer).split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    return shard
+
+
+def drop_shard(connection: sqlite3.Connection, shard: int) -> None:
+    """
+    Remove a shard with all its lines, within the transaction that is open.
+    """
+    for table in ("log", "text", "terms"):
+        connection.execute(f"DROP TABLE {table}_{shard:d}")
+    for table in ("line_count", "logger_count"):
+        connection.execute(f"DELETE FROM {table} WHERE shard = ?", (shard,))  # noqa: S608
+    connection.execute("DELETE FROM shard WHERE id = ?", (shard,))
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """
+    Return how much of the database is in use; free pages are used again.
+    """
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(pages - free) * PAGE_BYTES
+
+
+def now_us() -> int:
+    """
+    Return the time, in microseconds since the epoch.
+    """
+    return time.time_ns() // 1000
