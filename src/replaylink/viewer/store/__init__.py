@@ -34,7 +34,7 @@ from replaylink.viewer.store.results import (
     Summary,
     Timeline,
 )
-from replaylink.viewer.store.schema import StoreError, lock, now_us, open_for_reading
+from replaylink.viewer.store.schema import StoreError, check, lock, now_us, open_for_reading
 from replaylink.viewer.store.writer import Writer
 
 __all__ = ["Store", "StoreError"]
@@ -79,6 +79,8 @@ class Store:
         if path is None:
             self._temporary = tempfile.mkdtemp(prefix="replaylink-")
             path = Path(self._temporary, "viewer.db")
+        else:
+            check(path)
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         with contextlib.ExitStack() as stack:
             if self._temporary is not None:

@@ -35,8 +35,8 @@ MAX_LOGGERS = 1000
 
 MAX_RESOURCES = 10_000
 """
-Resources that are kept apart from their lines: one for each process that sent any. Those that
-come later stand among the attributes of their lines.
+Resources that are kept: one for each process that sent any. Of those that come later, only the
+name of the service is, among the attributes of their lines.
 """
 
 OTHER_SERVICES = "(other services)"
@@ -147,7 +147,9 @@ class LogWriter:
                 service = text_of(resource.get("service.name"))
             attributes = log.attributes
             if resource_id is None:
-                log = msgspec.structs.replace(log, attributes={**resource, **attributes})
+                log = msgspec.structs.replace(
+                    log, attributes={"service.name": service, **attributes}
+                )
                 attributes = log.attributes
             session = session_of(attributes, log.resource)
             linked = bool(session)

@@ -28,6 +28,8 @@ WRITE_CACHE_KB = 32_000
 
 BUSY_TIMEOUT_S = 10.0
 
+_HEADER_BYTES = 100
+
 _TABLES = """
 CREATE TABLE shard (
     id INTEGER PRIMARY KEY,
@@ -141,12 +143,40 @@ class StoreError(Exception):
     """
 
 
+def check(path: Path) -> None:
+    """
+    Look whether a file, if there is one, is a database of the viewer, and leave it as it is.
+
+    Raises:
+        StoreError: If it is something else, or of another version.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        msg = f"The database {path} cannot be opened: {exc.strerror}."
+        raise StoreError(msg) from exc
+    # https://www.sqlite.org/fileformat.html#the_database_header
+    application = int.from_bytes(header[68:72], "big")
+    version = int.from_bytes(header[60:64], "big")
+    if header and (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        what = (
+            "was made by another version of the viewer"
+            if application == APPLICATION_ID
+            else "is not one of the viewer's"
+        )
+        msg = f"The database {path} {what}: choose another file, or remove it."
+        raise StoreError(msg)
+
+
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """
     Open the database, and make its tables if it is new.
 
     Raises:
-        StoreError: If the file is something else, or of another version.
+        StoreError: If it cannot be used.
     """
     if sqlite3.sqlite_version_info < (3, 34):
         msg = f"The viewer needs SQLite 3.34 or newer; Python has {sqlite3.sqlite_version}."
@@ -160,17 +190,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         raise StoreError(msg) from exc
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
-            what = (
-                "was made by another version of the viewer"
-                if application == APPLICATION_ID
-                else "is not one of the viewer's"
-            )
-            msg = f"The database {path} {what}: choose another file, or remove it."
-            raise StoreError(msg)
         connection.execute("PRAGMA journal_mode = wal")
         # What is acknowledged is on the disk, and survives the machine too.
         connection.execute("PRAGMA synchronous = full")
@@ -181,12 +201,10 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
                 f"PRAGMA application_id = {APPLICATION_ID};"
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
-    except BaseException as exc:
+    except sqlite3.Error as exc:
         connection.close()
-        if isinstance(exc, sqlite3.Error):
-            msg = f"The database {path} cannot be used: {exc}."
-            raise StoreError(msg) from exc
-        raise
+        msg = f"The database {path} cannot be used: {exc}."
+        raise StoreError(msg) from exc
     return connection
 
 
@@ -212,17 +230,21 @@ def lock(path: Path) -> sqlite3.Connection:
     Raises:
         StoreError: If another process has it.
     """
-    connection = sqlite3.connect(
-        path.with_name(path.name + "-lock"),
-        timeout=0,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    connection = None
     try:
+        connection = sqlite3.connect(
+            path.with_name(path.name + "-lock"),
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as exc:
-        connection.close()
-        msg = f"The database {path} is in use by another viewer, or cannot be written: {exc}."
+        if connection is None:
+            msg = f"The database {path} cannot be opened: {exc}."
+        else:
+            connection.close()
+            msg = f"The database {path} is in use by another viewer ({exc})."
         raise StoreError(msg) from exc
     return connection
 
