@@ -191,16 +191,17 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        connection.execute("PRAGMA journal_mode = wal")
-        # What is acknowledged is on the disk, and survives the machine too.
-        connection.execute("PRAGMA synchronous = full")
-        connection.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KB}")
         if not tables:
+            # Before the write-ahead log is there, so that `check` finds it in the file itself.
             connection.executescript(
                 f"BEGIN IMMEDIATE; {_TABLES}"
                 f"PRAGMA application_id = {APPLICATION_ID};"
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        connection.execute("PRAGMA journal_mode = wal")
+        # What is acknowledged is on the disk, and survives the machine too.
+        connection.execute("PRAGMA synchronous = full")
+        connection.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KB}")
     except sqlite3.Error as exc:
         connection.close()
         msg = f"The database {path} cannot be used: {exc}."
