@@ -88,6 +88,9 @@ MAX_COLUMNS = 8
 SHOWN_LENGTH = 10_000
 """How much of a message or value is shown before one asks for all of it, in characters."""
 
+LIVE_SIZE = 100
+"""Log lines that a page asks for as new ones come; if all are new, it begins anew with them."""
+
 LIVE_INTERVAL_S = 0.25
 """How often at the most an open page is told that something has come."""
 

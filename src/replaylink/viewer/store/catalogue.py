@@ -12,6 +12,7 @@ import msgspec
 from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.lines import (
     KIND_MASK,
+    MAX_SHIFT_BITS,
     SEQUENCE_BITS,
     id_from,
     session_of,
@@ -23,8 +24,8 @@ from replaylink.viewer.store.results import Log
 COLUMNS = "id, time_us, resource, scope, body, attributes, event_name, trace_id, span_id"
 """Of a shard's lines; `Catalogue.log` makes a `Log` of them."""
 
-_SLACK_US = 1_000_000
-"""A line may stand some microseconds later than its time tells; see `next_id`."""
+_SLACK_US = 1 << MAX_SHIFT_BITS + 1
+"""How much later than its time a line may stand, and more."""
 
 _decode = msgspec.json.Decoder().decode
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -88,16 +87,23 @@ def recorded(connection: sqlite3.Connection, session_ids: set[str]) -> set[str]:
     }
 
 
-def snapshots(connection: sqlite3.Connection, session_id: str, window_id: str) -> Iterator[bytes]:
+def pieces(connection: sqlite3.Connection, session_id: str, window_id: str) -> list[int]:
     """
-    Yield the rrweb events of one tab: JSON arrays, in the order of their first event.
+    Return the numbers of the pieces of one tab's recording, in the order of their first event.
     """
     rows = connection.execute(
-        "SELECT events FROM snapshot WHERE session_id = ? AND window_id = ? ORDER BY first_ms, id",
+        "SELECT id FROM snapshot WHERE session_id = ? AND window_id = ? ORDER BY first_ms, id",
         (session_id, window_id),
     )
-    for (events,) in rows:
-        yield zlib.decompress(events)
+    return [piece for (piece,) in rows]
+
+
+def piece(connection: sqlite3.Connection, number: int) -> bytes | None:
+    """
+    Return the rrweb events of one piece, a JSON array, or None if it is not there any more.
+    """
+    row = connection.execute("SELECT events FROM snapshot WHERE id = ?", (number,)).fetchone()
+    return None if row is None else zlib.decompress(row[0])
 
 
 def issues(connection: sqlite3.Connection, *, limit: int) -> list[Issue]:

@@ -23,6 +23,12 @@ KIND_BITS = 9
 SEQUENCE_BITS = 4
 """16 lines of a kind in one microsecond; further ones move to the next."""
 
+MAX_SHIFT_BITS = 19
+"""
+A line may stand up to 2 to the power of this, half a second in microseconds, after its time, if
+all places before are taken: there are 8 million.
+"""
+
 KIND_MASK = (1 << KIND_BITS) - 1
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 TIME_SHIFT = KIND_BITS + SEQUENCE_BITS
@@ -154,15 +160,19 @@ def text_of(value: object) -> str:
 def term(key: str, value: str) -> str:
     """
     Return the term for an attribute.
-
-    The index takes no notice of case in ASCII, and control characters end a term: what would
-    be changed, or is long, is told apart by a checksum.
     """
     pair = f"{key}={value}"
-    if len(pair) <= MAX_INDEXED_LENGTH and pair.isprintable() and pair == pair.lower():
-        return pair
-    short = "".join(each if each.isprintable() else " " for each in pair[:MAX_INDEXED_LENGTH])
-    return f"{short}~{zlib.crc32(pair.encode()):08x}"
+    if "=" in key or key[:1] in ("@", "?"):
+        # It could be taken for another attribute's term, or for one of ours.
+        return _with_checksum(pair, f"{key}\0{value}")
+    return _term(pair)
+
+
+def own_term(name: str, value: str) -> str:
+    """
+    Return the term for what stands for no attribute; its name begins with ``@``.
+    """
+    return _term(f"{name}={value}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -170,7 +180,20 @@ def key_term(key: str) -> str:
     """
     Return the term which tells that the attribute is there.
     """
-    return term("?", key)
+    return _term(f"?={key}")
+
+
+def _term(pair: str) -> str:
+    # The index takes no notice of case in ASCII, and control characters end a term: what would
+    # be changed, or is long, is told apart by a checksum.
+    if len(pair) <= MAX_INDEXED_LENGTH and pair.isprintable() and pair == pair.lower():
+        return pair
+    return _with_checksum(pair, pair)
+
+
+def _with_checksum(pair: str, exact: str) -> str:
+    short = "".join(each if each.isprintable() else " " for each in pair[:MAX_INDEXED_LENGTH])
+    return f"{short}~{zlib.crc32(exact.encode()):08x}"
 
 
 def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> str:
@@ -182,11 +205,11 @@ def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> 
     attributes = log.attributes
     found = [f"@r={resource}", f"@k={kind}"]
     if session:
-        found.append(term("@s", session))
+        found.append(own_term("@s", session))
         if SESSION_KEYS[0] not in attributes:
             found.append(key_term(SESSION_KEYS[0]))
     if user:
-        found.append(term("@u", user))
+        found.append(own_term("@u", user))
         if USER_KEYS[0] not in attributes:
             found.append(key_term(USER_KEYS[0]))
     for name, value in (

@@ -384,7 +384,9 @@ def _bar_width_us(range_us: int, bars: int) -> int:
     for width_s in BAR_WIDTHS_S:
         if width_s * 1_000_000 * bars >= range_us:
             return round(width_s * 1_000_000)
-    return -(-range_us // bars)
+    # A multiple, so that whole steps can be counted.
+    widest_us = BAR_WIDTHS_S[-1] * 1_000_000
+    return round(widest_us * -(-range_us // (widest_us * bars)))
 
 
 def _add(shares: dict[str, Share], name: str, lines: int, linked: int) -> None:

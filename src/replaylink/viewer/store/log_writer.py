@@ -5,6 +5,7 @@ Writing log lines: into the newest shard, and into the counts.
 from __future__ import annotations
 
 import itertools
+import random
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import msgspec
 from replaylink.viewer.records import JSONObject, LogRecord
 from replaylink.viewer.store.lines import (
     KIND_MASK,
+    MAX_SHIFT_BITS,
+    TIME_SHIFT,
     line_id,
     next_id,
     session_of,
@@ -49,6 +52,9 @@ _CHUNKS = (50, 10, 1)
 Rows of one statement. Python lets go of its lock once for each statement, not for each row, so
 that decoding goes on meanwhile; with more rows than that SQLite itself becomes slower.
 """
+
+
+_STEPS_TO_WALK = 4
 
 
 class LogWriter:
@@ -157,8 +163,10 @@ class LogWriter:
             first = line_id(log.time_us, kind)
             line = hops.get(first, first)
             look = check or log.time_us <= closed_until_us
+            tries = 0
             while line in taken or (look and self._is_taken(shard, line, log.time_us)):
-                line = next_id(line)
+                tries += 1
+                line = _other_id(first, line, tries)
             taken.add(line)
             hops[first] = next_id(line)
             encoded = self._encode(attributes)
@@ -282,3 +290,12 @@ class LogWriter:
             " lines = lines + excluded.lines, linked = linked + excluded.linked",
             rows,
         )
+
+
+def _other_id(first: int, line: int, tries: int) -> int:
+    # The next one, in which lines of one moment keep their order; but where many stand already,
+    # walking past them all would take for ever.
+    if tries <= _STEPS_TO_WALK:
+        return next_id(line)
+    away_us = random.randrange(1 << min(tries + 4, MAX_SHIFT_BITS))  # noqa: S311
+    return first + (away_us << TIME_SHIFT)

@@ -25,6 +25,7 @@ from replaylink.viewer.store.lines import (
     TIME_SHIFT,
     USER_KEYS,
     key_term,
+    own_term,
     term,
     text_of,
 )
@@ -114,7 +115,7 @@ class Search:
         index, match = self._index, self._match
         if not index and self._some_kinds and not every_kind:
             index = "terms"
-            match = " OR ".join(_quote(term("@k", str(kind))) for kind in self._kinds)
+            match = " OR ".join(_quote(own_term("@k", str(kind))) for kind in self._kinds)
         if index:
             table, parameters = f"{index}_{shard}", [match]
             # CROSS, so that the index is asked first.
@@ -191,12 +192,12 @@ class Search:
         if wanted.operator != "is":
             own = key_term(wanted.key)
         elif wanted.key == SESSION_KEYS[0]:
-            own = term("@s", wanted.value)
+            own = own_term("@s", wanted.value)
         elif wanted.key == USER_KEYS[0]:
-            own = term("@u", wanted.value)
+            own = own_term("@u", wanted.value)
         else:
             own = term(wanted.key, wanted.value)
-        terms = [own, *(term("@r", str(number)) for number in resources)]
+        terms = [own, *(own_term("@r", str(number)) for number in resources)]
         return "(" + " OR ".join(map(_quote, terms)) + ")"
 
 

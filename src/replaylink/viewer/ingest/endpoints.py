@@ -1,0 +1,272 @@
+"""
+The addresses that posthog-js, PostHog's SDKs and OTLP exporters send to.
+
+All that is decided about a payload is decided in the other modules. Here it is read, within
+bounds, and 200 is answered once the store has it on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.staticfiles import StaticFiles
+
+from replaylink.viewer import limits
+from replaylink.viewer.records import Batch
+from replaylink.viewer.store import Store
+
+from .compression import GZIP_MAGIC
+from .errors import BadPayload, Refusal, TooLarge, check_token
+from .events import Captured, decode_events
+from .otlp import decode_logs
+from .refusals import LimitedLog
+from .remote_config import FLAGS, REMOTE_CONFIG, config_script
+
+POSTHOG_JS_DIRECTORY: Final = Path(__file__).parent.parent / "static/vendor/posthog-js"
+"""Where the scripts of posthog-js lie."""
+
+POSTHOG_JS_FILES: Final = frozenset(
+    {
+        "array.js",
+        "array.full.no-external.js",
+        "exception-autocapture.js",
+        "lazy-recorder.js",
+        "posthog-recorder.js",
+        "recorder.js",
+        "tracing-headers.js",
+    }
+)
+"""What is served of posthog-js: the script for a page, and what that or an older one loads."""
+
+INLINE_BYTES: Final = 64 * 1024
+"""Bodies up to this size are decoded on the event loop: in less time than a thread's turn."""
+
+GZIP_RATIO: Final = 16
+"""How many times larger gzip is taken to become, before it is known."""
+
+RETRY_AFTER_S: Final = 2
+"""When a client may try again if the store fails, in seconds."""
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VERSION: Final = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")
+# Two, so that one large recording does not hold up everybody's logs.
+_decoders: Final = ThreadPoolExecutor(2, thread_name_prefix="replaylink-decode")
+_log: Final = LimitedLog()
+
+Decode = Callable[[bytes, int], Captured]
+"""Makes records of a body that came at a time, in microseconds since the epoch."""
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        msgspec.json.encode(value), status, headers=headers, media_type="application/json"
+    )
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """
+    Return the body of a request.
+
+    Raises:
+        TooLarge: As soon as it is known to be larger than the limit; the rest is not read.
+        ClientDisconnect: If the client went before its end.
+    """
+    msg = f"more than {limit} bytes"
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise TooLarge(msg)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(msg)
+    return bytes(body)
+
+
+def _check_tokens(request: Request) -> None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        check_token(token.strip())
+    for name in ("token", "api_key"):
+        check_token(request.query_params.get(name, ""))
+
+
+async def _take(request: Request, decode: Decode, limit: int, taken: Any) -> Response:
+    """
+    Read, decode and store what a request brings, and only then say so.
+
+    Args:
+        request: The request.
+        decode: How its body becomes records.
+        limit: The largest body, in bytes, as it comes.
+        taken: The answer, as JSON.
+    """
+    path = request.url.path
+    try:
+        _check_tokens(request)
+        body = await _body(request, limit)
+        now_us = time.time_ns() // 1000
+        size = len(body) * (GZIP_RATIO if body.startswith(GZIP_MAGIC) else 1)
+        if size <= INLINE_BYTES:
+            captured = decode(body, now_us)
+        else:
+            loop = asyncio.get_running_loop()
+            captured = await loop.run_in_executor(_decoders, decode, body, now_us)
+    except ClientDisconnect:
+        _log.log(logging.WARNING, "%s: the client went before the end of its request", path)
+        return Response(status_code=BadPayload.status)
+    except Refusal as refusal:
+        _log.log(logging.WARNING, "%s: refused with %d: %s", path, refusal.status, refusal)
+        # What may be left of the body is not read: the connection is of no more use.
+        headers = {"Connection": "close"} if isinstance(refusal, TooLarge) else None
+        return _json({"error": str(refusal)}, refusal.status, headers)
+    if captured.left_out:
+        _log.log(
+            logging.WARNING,
+            "%s: %d events were left out: %s",
+            path,
+            captured.left_out,
+            captured.reason,
+        )
+    store: Store = request.app.state.store
+    try:
+        await store.write(captured.batch)
+    # Whatever it is, the client must keep what it sent and come again.
+    except Exception as exc:
+        _log.log(logging.ERROR, "%s: the store failed", path, exc_info=exc)
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        return _json({"error": "the store failed; try again"}, 503, headers)
+    return _json(taken)
+
+
+async def take_logs(request: Request) -> Response:
+    """
+    Take log records in OTLP.
+    """
+
+    def decode(body: bytes, now_us: int) -> Captured:
+        return Captured(Batch(logs=decode_logs(body, now_us)))
+
+    return await _take(request, decode, limits.MAX_LOGS_BYTES, {})
+
+
+async def take_events(request: Request) -> Response:
+    """
+    Take events.
+    """
+    return await _take_events(request, limits.MAX_EVENTS_BYTES)
+
+
+async def take_recordings(request: Request) -> Response:
+    """
+    Take pieces of recordings.
+    """
+    return await _take_events(request, limits.MAX_RECORDING_BYTES)
+
+
+async def _take_events(request: Request, limit: int) -> Response:
+    sent_at = request.query_params.get("sent_at", "")
+    decode = partial(
+        decode_events,
+        limit=limit,
+        # posthog-js writes milliseconds into its addresses.
+        sent_at=int(sent_at) if _is_number(sent_at) else sent_at,
+    )
+    return await _take(request, decode, limits.MAX_BODY_BYTES, {"status": 1})
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20
+
+
+async def feature_flags(request: Request) -> Response:
+    """
+    Tell that there are no feature flags.
+    """
+    return _json(FLAGS)
+
+
+async def remote_config(request: Request) -> Response:
+    """
+    Tell posthog-js which parts of it are on.
+    """
+    return _json(REMOTE_CONFIG, headers={"Cache-Control": "no-store"})
+
+
+async def remote_config_script(request: Request) -> Response:
+    """
+    Tell posthog-js which parts of it are on, by a script.
+    """
+    token = request.path_params["token"]
+    if not _TOKEN.fullmatch(token):
+        raise HTTPException(404)
+    headers = {"Cache-Control": "no-store"}
+    return Response(config_script(token), headers=headers, media_type="text/javascript")
+
+
+async def posthog_js(request: Request) -> Response:
+    """
+    Serve a script of posthog-js, by its plain address or by the one with a version.
+    """
+    name = request.path_params["name"]
+    version = request.path_params.get("version", "0")
+    if name not in POSTHOG_JS_FILES or not _VERSION.fullmatch(version):
+        raise HTTPException(404)
+    files = StaticFiles(directory=POSTHOG_JS_DIRECTORY, check_dir=False)
+    response = await files.get_response(name, request.scope)
+    response.headers["Content-Type"] = "text/javascript; charset=utf-8"
+    # The file may be of another version than the address: it is asked for each time, and
+    # sent only if it is another one.
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+async def _options(request: Request) -> Response:
+    return Response(status_code=204, headers={"Allow": "POST, OPTIONS"})
+
+
+def _post(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> list[BaseRoute]:
+    """
+    Return the routes of an address, with and without a slash at its end.
+    """
+    return [
+        route
+        for spelling in (path, path + "/")
+        for route in (
+            Route(spelling, endpoint, methods=["POST"]),
+            Route(spelling, _options, methods=["OPTIONS"]),
+        )
+    ]
+
+
+ROUTES: Final[list[BaseRoute]] = [
+    *_post("/i/v1/logs", take_logs),
+    *_post("/v1/logs", take_logs),
+    *_post("/e", take_events),
+    *_post("/i/v0/e", take_events),
+    *_post("/batch", take_events),
+    *_post("/s", take_recordings),
+    *_post("/flags", feature_flags),
+    *_post("/decide", feature_flags),
+    Route("/array/{token}/config", remote_config),
+    Route("/array/{token}/config.js", remote_config_script),
+    Route("/static/{name}", posthog_js),
+    Route("/static/{version}/{name}", posthog_js),
+]
+"""
+All addresses for SDKs. They stand after those of the viewer's own assets, for ``/static`` is
+posthog-js's.
+"""
