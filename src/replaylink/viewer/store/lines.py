@@ -10,6 +10,7 @@ from the index alone, without looking at a line.
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 
 import msgspec
@@ -79,6 +80,8 @@ FIELDS = {
 What can be filtered on like an attribute, though OpenTelemetry keeps it apart: by the name in
 a filter, the name in a `LogRecord`.
 """
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -162,10 +165,9 @@ def term(key: str, value: str) -> str:
     Return the term for an attribute.
     """
     pair = f"{key}={value}"
-    if "=" in key or key[:1] in ("@", "?"):
-        # It could be taken for another attribute's term, or for one of ours.
-        return _with_checksum(pair, f"{key}\0{value}")
-    return _term(pair)
+    if _is_plain(key):
+        return _term(pair)
+    return _with_checksum(pair, f"{key}\0{value}")
 
 
 def own_term(name: str, value: str) -> str:
@@ -173,6 +175,12 @@ def own_term(name: str, value: str) -> str:
     Return the term for what stands for no attribute; its name begins with ``@``.
     """
     return _term(f"{name}={value}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_plain(key: str) -> bool:
+    # Otherwise it could be taken for another attribute's term, or for one of ours.
+    return "=" not in key and key[:1] not in ("@", "?")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -192,7 +200,7 @@ def _term(pair: str) -> str:
 
 
 def _with_checksum(pair: str, exact: str) -> str:
-    short = "".join(each if each.isprintable() else " " for each in pair[:MAX_INDEXED_LENGTH])
+    short = _CONTROLS.sub(" ", pair[:MAX_INDEXED_LENGTH])
     return f"{short}~{zlib.crc32(exact.encode()):08x}"
 
 
@@ -222,5 +230,16 @@ def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> 
             found.append(term(name, value))
     for key, value in attributes.items():
         found.append(key_term(key))
-        found.append(term(key, value if type(value) is str else text_of(value)))
+        text = value if type(value) is str else text_of(value)
+        pair = f"{key}={text}"
+        # What `term` returns for most, found out sooner: this is done for each attribute.
+        if (
+            pair.islower()
+            and pair.isprintable()
+            and len(pair) <= MAX_INDEXED_LENGTH
+            and _is_plain(key)
+        ):
+            found.append(pair)
+        else:
+            found.append(term(key, text))
     return "\n".join(found)

@@ -89,12 +89,18 @@ class _LimitedTime:
         self._connection = connection
 
     def __enter__(self) -> None:
-        end = time.perf_counter() + BUDGET_S
-        self._connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)
+        self._end = time.perf_counter() + BUDGET_S
+        self._is_over = False
+        self._connection.set_progress_handler(self._look, _INSTRUCTIONS)
+
+    def _look(self) -> bool:
+        self._is_over = time.perf_counter() > self._end
+        return self._is_over
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         self._connection.set_progress_handler(None, 0)
-        if isinstance(exc, sqlite3.OperationalError) and "interrupt" in str(exc):
+        # It is called "interrupted", or whatever could not be done for that reason.
+        if isinstance(exc, sqlite3.OperationalError) and self._is_over:
             raise OutOfTimeError from None
 
 

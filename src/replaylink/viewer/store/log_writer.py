@@ -23,6 +23,7 @@ from replaylink.viewer.store.lines import (
     session_of,
     terms,
     text_of,
+    time_of,
     user_of,
 )
 from replaylink.viewer.store.schema import create_shard
@@ -164,7 +165,7 @@ class LogWriter:
             line = hops.get(first, first)
             look = check or log.time_us <= closed_until_us
             tries = 0
-            while line in taken or (look and self._is_taken(shard, line, log.time_us)):
+            while line in taken or (look and self._is_taken(shard, line)):
                 tries += 1
                 line = _other_id(first, line, tries)
             taken.add(line)
@@ -197,9 +198,10 @@ class LogWriter:
         self._insert(f"terms_{shard} (rowid, terms)", [(each[0], each[9]) for each in lines])
         self._count(shard, counts, loggers)
 
-        times = [log.time_us for log in logs]
-        self._first_us = min(*times, self._first_us) if self._lines else min(times)
-        self._last_us = max(*times, self._last_us)
+        # By their IDs: those that gave way to others stand some microseconds later.
+        first_us, last_us = time_of(lines[0][0]), time_of(lines[-1][0])
+        self._first_us = min(first_us, self._first_us) if self._lines else first_us
+        self._last_us = max(last_us, self._last_us)
         self._lines += len(lines)
         self._text_bytes += text_bytes
         self._connection.execute(
@@ -221,7 +223,8 @@ class LogWriter:
         self._opened_us = now_us
         return self._shard
 
-    def _is_taken(self, shard: int, line: int, time_us: int) -> bool:
+    def _is_taken(self, shard: int, line: int) -> bool:
+        time_us = time_of(line)
         shards = [shard]
         shards += [each for each, first, last in self._closed if first <= time_us <= last]
         return any(
