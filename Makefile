@@ -2,6 +2,7 @@
 # make test    format, lint, types and all tests
 # make matrix  which kinds of lines are linked on which server
 # make bench   what it costs, beside its peers:  BENCH=overhead|line|delivery|viewer  ARGS=--quick
+# make screenshots  the pictures in the README
 # make clean   remove everything that make made
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix bench clean chromium
+.PHONY: help demo test matrix bench screenshots clean chromium
 
 help:
 	@sed -n 's/^# //p' $(MAKEFILE_LIST)
@@ -69,6 +70,9 @@ test: $(VENV)/tests chromium
 
 matrix: $(VENV)/tests
 	$(BIN)/python -m tests.servers.matrix $(ARGS)
+
+screenshots: $(VENV)/tests chromium
+	$(BIN)/python -m docs.screenshots
 
 # Apart from the tests, which are to see none of the peers.
 .venv-bench/installed: pyproject.toml

@@ -4,22 +4,25 @@ A chat in FastAPI, each log line of which leads to the session replay of its bro
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from typing import Annotated, Any
 
 import structlog
 from fastapi import FastAPI, Form, HTTPException, Request, WebSocket
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
-from examples.demo import PAGE, POSTHOG_DIST, browser_settings
+from examples.demo import PAGE, POSTHOG_DIST, browser_settings, posthog_client
 from replaylink.asgi import ReplayLinkMiddleware
 from replaylink.auth import session_user
 
 log = structlog.get_logger()
+posthog = posthog_client()
+storage = logging.getLogger("storage")  # as in a library, which knows no structlog
 
 USERS = {"ada": "user-1815", "grace": "user-1906"}
 """User names and stable user IDs. The IDs get into the logs: let them be no e-mail addresses."""
@@ -30,7 +33,7 @@ PASSWORD = b"demo"
 app = FastAPI()
 app.add_middleware(SessionMiddleware, secret_key=os.environ.get("SECRET_KEY", secrets.token_hex()))
 # Added last, so that it is around all others, and their lines are linked too.
-app.add_middleware(ReplayLinkMiddleware, user_id=session_user("user_id"))
+app.add_middleware(ReplayLinkMiddleware, user_id=session_user("user_id"), share="posthog")
 
 
 class Credentials(BaseModel):
@@ -92,8 +95,16 @@ async def feedback(feedback: Annotated[str, Form(max_length=500)]) -> RedirectRe
 @app.post("/api/export")
 async def export() -> None:
     log.info("export started")
+    storage.warning("%d bytes left", 0)
     msg = "there is no room left for the export"
     raise RuntimeError(msg)
+
+
+@app.exception_handler(Exception)
+async def failed(request: Request, exc: Exception) -> PlainTextResponse:
+    # It has the session ID, so that it stands under "Related errors".
+    posthog.capture_exception(exc)
+    return PlainTextResponse("Internal Server Error", 500)
 
 
 @app.websocket("/ws")

@@ -4,6 +4,7 @@ A chat in Flask, each log line of which leads to the session replay of its brows
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import structlog
 from flask import Flask, Response, abort, redirect, request, send_from_directory, session
 from werkzeug import Response as AnyResponse
+from werkzeug.exceptions import InternalServerError
 
-from examples.demo import PAGE, POSTHOG_DIST, browser_settings
+from examples.demo import PAGE, POSTHOG_DIST, browser_settings, posthog_client
 from replaylink.auth import session_user
 from replaylink.wsgi import ReplayLinkMiddleware
 
 log = structlog.get_logger()
+posthog = posthog_client()
+storage = logging.getLogger("storage")  # as in a library, which knows no structlog
 
 USERS = {"ada": "user-1815", "grace": "user-1906"}
 """User names and stable user IDs. The IDs get into the logs: let them be no e-mail addresses."""
@@ -29,7 +33,7 @@ app.secret_key = os.environ.get("SECRET_KEY", secrets.token_hex())
 # Cookies know no ports: the name keeps apart what runs beside it on this host.
 app.config.update(SESSION_COOKIE_NAME="flask_session", SESSION_COOKIE_SAMESITE="Lax")
 app.wsgi_app = ReplayLinkMiddleware(  # type: ignore[method-assign]
-    app.wsgi_app, user_id=session_user("user_id")
+    app.wsgi_app, user_id=session_user("user_id"), share="posthog"
 )
 
 
@@ -85,10 +89,18 @@ def feedback() -> AnyResponse:
 @app.post("/api/export")
 def export() -> Response:
     log.info("export started")
+    storage.warning("%d bytes left", 0)
     msg = "there is no room left for the export"
     raise RuntimeError(msg)
 
 
+@app.errorhandler(InternalServerError)
+def failed(error: InternalServerError) -> InternalServerError:
+    # It has the session ID, so that it stands under "Related errors".
+    posthog.capture_exception(error.original_exception)
+    return error
+
+
 @app.get("/posthog/<path:name>")
-def posthog(name: str) -> Response:
+def posthog_js(name: str) -> Response:
     return send_from_directory(POSTHOG_DIST, name)

@@ -92,6 +92,7 @@ find("export").addEventListener("click", async () => {
   try {
     await post("/api/export");
   } catch (error) {
+    posthog.captureException(error);
     find("export-status").textContent = `${error.message} The terminal shows the traceback.`;
   }
 });
@@ -128,6 +129,10 @@ if (config.live) {
 
 find("framework").textContent = config.framework;
 find("framework").hidden = false;
+if (config.viewer) {
+  find("viewer").href = config.viewer;
+  find("viewer-hint").hidden = false;
+}
 showUser(config.user);
 if (new URLSearchParams(location.search).has("thanks")) {
   find("form-status").textContent = "Thank you for the feedback.";

@@ -38,8 +38,9 @@ def environment(**settings: str) -> dict[str, str]:
     """
     Return this process's environment without what the examples look at, plus *settings*.
     """
-    ours = ("PORT", "POSTHOG_HOST", "POSTHOG_PROJECT_TOKEN", "SECRET_KEY")
-    return {**{name: value for name, value in os.environ.items() if name not in ours}, **settings}
+    ours = ("PORT", "POSTHOG_", "OTEL_", "SECRET_KEY")
+    others = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**others, **settings}
 
 
 class Demo:

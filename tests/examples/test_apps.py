@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -18,7 +19,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from examples.logs import configure_logging
+from replaylink.otel import configure_logging
 from tests.examples.running import Line
 
 SESSION_ID = "0192f3a1-7c1e-7a6b-9d52-3f1c2b4a5e6d"
@@ -40,13 +41,16 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def log_lines() -> Iterator[LogLines]:
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogLines]:
     """All lines that the examples' own set-up of logging writes to stdout."""
+    for name in os.environ:
+        if name.startswith(("POSTHOG_", "OTEL_")):
+            monkeypatch.delenv(name)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()
     with redirect_stdout(io.StringIO()) as stdout:
-        configure_logging()
+        configure_logging(service_name="chat")
     yield lambda: [json.loads(text) for text in stdout.getvalue().splitlines()]
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -112,7 +116,7 @@ def test_no_ids_are_no_keys(client: httpx2.Client, log_lines: LogLines) -> None:
     (line,) = (line for line in log_lines() if line["event"] == "page opened")
 
     assert 200 == response.status_code
-    assert {"event", "level", "timestamp"} == line.keys()
+    assert {"event", "level", "logger", "timestamp"} == line.keys()
 
 
 def test_signed_in_user_is_on_all_later_lines(client: httpx2.Client, log_lines: LogLines) -> None:
@@ -167,7 +171,7 @@ def test_failure_is_linked(client: httpx2.Client, log_lines: LogLines) -> None:
     lines = ids(log_lines())[1:]
 
     assert 500 == response.status_code
-    assert "export started" == lines[0][0]
+    assert ["export started", "0 bytes left"] == [line[0] for line in lines[:2]]
     assert {(SESSION_ID, "user-1815")} == {line[1:] for line in lines}
 
 
@@ -220,6 +224,7 @@ def test_files_are_served(client: httpx2.Client, path: str, content_type: str) -
     ("host", "token", "expected"),
     [
         pytest.param("", "", (None, "phc_demo"), id="offline"),
+        pytest.param("", "phc_mine", ("https://us.i.posthog.com", "phc_mine"), id="token"),
         pytest.param("http://here", "phc_mine", ("http://here", "phc_mine"), id="posthog"),
     ],
 )

@@ -44,12 +44,12 @@ def decode(text: bytes | msgspec.Raw, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except (ValueError, RecursionError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         whole = _ESCAPE.sub(lambda match: match[1] or rb"\ufffd", memoryview(text))
         if memoryview(text) != whole:
             try:
                 return msgspec.json.decode(whole, type=kind)
-            except (ValueError, RecursionError):
+            except (ValueError, msgspec.MsgspecError, RecursionError):
                 pass
     msg = "not JSON, or not of the expected shape"
     raise BadPayload(msg)
