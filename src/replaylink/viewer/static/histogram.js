@@ -1,0 +1,129 @@
+// Lines over time, by severity; what is dragged over becomes the time range.
+
+const SEVERITIES = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] // from the bottom up
+
+export class Histogram {
+  #place
+  #onZoom
+  #chart
+  #data
+  #tip = document.createElement('div')
+
+  /**
+   * @param place The element to draw into.
+   * @param onZoom Called with the first and last second since the epoch.
+   */
+  constructor(place, onZoom) {
+    this.#place = place
+    this.#onZoom = onZoom
+    this.#tip.className = 'tip'
+    this.#tip.hidden = true
+    new ResizeObserver(() => this.#chart?.setSize(this.#size())).observe(place)
+    const redraw = () => this.#data && this.show(this.#data)
+    addEventListener('themechange', redraw)
+    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw)
+  }
+
+  #size() {
+    return { width: this.#place.clientWidth, height: this.#place.clientHeight }
+  }
+
+  /** The colour of a class, resolved: a canvas knows no light-dark(). */
+  #colour(className, property = 'color') {
+    const probe = document.createElement('span')
+    probe.className = className
+    this.#place.append(probe)
+    const colour = getComputedStyle(probe)[property]
+    probe.remove()
+    return colour
+  }
+
+  show(data) {
+    this.#data = data
+    this.#chart?.destroy()
+    this.#chart = null
+    const length = data.counts.info.length
+    this.#place.hidden = !length
+    if (!length) return
+    // The middle of each bar; each severity stands on those that are milder.
+    const times = Array.from({ length }, (_, i) => data.from + (i + 0.5) * data.step)
+    const totals = new Array(length).fill(0)
+    const stacked = SEVERITIES.map((name) => data.counts[name].map((n, i) => (totals[i] += n)))
+    const highest = Math.max(...totals, 1)
+    const muted = this.#colour('hint')
+    const axis = { stroke: muted, font: '11px system-ui', ticks: { show: false } }
+    const bars = uPlot.paths.bars({ size: [0.86, Infinity] })
+    const series = SEVERITIES.map((name) => ({
+      label: name,
+      fill: this.#colour(`severity severity-${name}`),
+      width: 0,
+      paths: bars,
+      points: { show: false },
+    }))
+    this.#chart = new uPlot(
+      {
+        ...this.#size(),
+        padding: [6, 8, 0, 0],
+        legend: { show: false },
+        scales: {
+          x: { range: [data.from, data.to] },
+          y: { range: [0, highest * 1.05] },
+        },
+        axes: [
+          { ...axis, size: 22, space: 90, grid: { show: false } },
+          {
+            ...axis,
+            size: 48,
+            space: 30,
+            incrs: [1, 2, 5].flatMap((n) => Array.from({ length: 9 }, (_, i) => n * 10 ** i)).sort((a, b) => a - b),
+            grid: { stroke: muted, width: 0.25 },
+            values: (_, values) => values.map((n) => n.toLocaleString()),
+          },
+        ],
+        cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false } },
+        // The tallest first, so that the milder ones are drawn over it.
+        series: [{}, ...series.reverse()],
+        hooks: {
+          setSelect: [(chart) => this.#select(chart)],
+          setCursor: [(chart) => this.#showTip(chart)],
+        },
+      },
+      [times, ...stacked.reverse()],
+      this.#place,
+    )
+    this.#place.append(this.#tip)
+    const worst = SEVERITIES.filter((name) => data.counts[name].some(Boolean)).at(-1)
+    const clock = (seconds) => new Date(seconds * 1000).toLocaleString()
+    this.#place.setAttribute(
+      'aria-label',
+      `Lines over time, by severity: from ${clock(data.from)} to ${clock(data.to)}, ` +
+        `up to ${highest.toLocaleString()} in ${data.step} seconds, the worst is ${worst}`,
+    )
+  }
+
+  #select(chart) {
+    const { left, width } = chart.select
+    if (width < 4) return
+    const { from, to, step } = this.#data
+    // Whole bars: what looks chosen is chosen.
+    const bar = (x) => (chart.posToVal(x, 'x') - from) / step
+    const first = from + Math.max(Math.floor(bar(left)), 0) * step
+    const last = Math.min(from + Math.ceil(bar(left + width)) * step, to)
+    this.#onZoom(first, last)
+  }
+
+  #showTip(chart) {
+    const i = chart.cursor.idx
+    const { counts, from, step } = this.#data
+    if (i == null || chart.cursor.left < 0) {
+      this.#tip.hidden = true
+      return
+    }
+    const parts = SEVERITIES.toReversed().filter((name) => counts[name][i])
+    const at = new Date((from + i * step) * 1000).toLocaleTimeString()
+    this.#tip.textContent = [at, ...parts.map((name) => `${counts[name][i]} ${name}`)].join('  ')
+    this.#tip.hidden = false
+    const room = this.#place.clientWidth - this.#tip.offsetWidth
+    this.#tip.style.left = `${Math.max(Math.min(chart.cursor.left + 60, room), 0)}px`
+  }
+}
