@@ -25,7 +25,7 @@ MAX_BODY_BYTES = 20 * 1024 * 1024
 MAX_ID_LENGTH = 200
 """A session, window or distinct ID in characters: the length at which PostHog cuts."""
 
-MAX_RECORDS = 50_000
+MAX_RECORDS = 10_000
 """
 Log records in one request, and what they are grouped in. An empty one has two bytes, so that
 2 MiB could hold a million; exporters send some hundreds.
@@ -60,6 +60,15 @@ MAX_INDEXED_LENGTH = 200
 How much of an attribute counts for filters, in characters. Longer ones are stored whole.
 PostHog does not index values of 256 characters and more.
 """
+
+MAX_SEARCHED_LENGTH = 32_768
+"""How much of a message can be searched, in characters. Longer ones are stored whole."""
+
+MAX_QUERY_LENGTH = 1000
+"""The text of a search, and the value of a filter, in characters."""
+
+MAX_CONDITIONS = 20
+"""Filters of one query, and services or severities."""
 
 MAX_CLOCK_SKEW_US = 24 * 3600 * 1_000_000
 """A log record further than this from the time of its arrival is given that time, as in PostHog."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Literal, get_args
 
 import msgspec
 
+from replaylink.viewer.limits import MAX_CONDITIONS, MAX_QUERY_LENGTH
 from replaylink.viewer.records import SEVERITIES
 
 Operator = Literal["is", "not", "contains", "without", "set", "unset"]
@@ -27,6 +28,8 @@ attribute is there at all, is not there.
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 _SINCE = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -108,12 +111,19 @@ def parse_query(pairs: Iterable[tuple[str, str]]) -> LogQuery:
     """
     many: dict[str, list[str]] = {}
     filters = []
-    for name, value in pairs:
+    for name, given in pairs:
+        if len(given) > MAX_QUERY_LENGTH:
+            msg = f"{name[:40]!r} is longer than {MAX_QUERY_LENGTH} characters."
+            raise QueryError(msg)
+        value = given.replace("\0", "")  # no stored text has one
         operator, dot, key = name.partition(".")
         if dot and operator in OPERATORS:
             filters.append(Filter(key, operator, value))
         else:
             many.setdefault(name, []).append(value)
+    if max(len(filters), *map(len, many.values()), 0) > MAX_CONDITIONS:
+        msg = f"Of one kind there can be {MAX_CONDITIONS} conditions."
+        raise QueryError(msg)
     one = {name: values[-1] for name, values in many.items()}
 
     for name in ("severity", "not-severity"):
@@ -149,21 +159,19 @@ def _time(parameters: dict[str, str], name: str) -> int | None:
         return None
     try:
         if text.isascii() and text.isdigit():
-            milliseconds = int(text)
-            datetime.fromtimestamp(milliseconds / 1000, timezone.utc)  # within what there is
-            return milliseconds * 1000
-        # Python 3.10 does not read the Z.
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return round(moment.timestamp() * 1_000_000)
-    except (ValueError, OverflowError, OSError):
+            moment = _EPOCH + timedelta(milliseconds=int(text))
+        else:
+            # Python 3.10 does not read the Z.
+            moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=timezone.utc)
+        # In UTC it has to be a time too, and before the epoch there is nothing.
+        return max(moment.astimezone(timezone.utc) - _EPOCH, timedelta(0)) // _MICROSECOND
+    except (ValueError, OverflowError):
         msg = f"{name}={text!r}: a time is ISO 8601, or milliseconds since the epoch."
         raise QueryError(msg) from None
 
 
 def _text_of_time(time_us: int) -> str:
-    # Not by way of a float: it would lose the last digits.
-    seconds, rest = divmod(time_us, 1_000_000)
-    moment = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest)
+    moment = _EPOCH + timedelta(microseconds=time_us)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -17,7 +17,7 @@ async def issues(request: Request) -> Response:
     """
     The issues, the one seen last first.
     """
-    return page(request, "errors/page.html", issues=await read(store_of(request).issues))
+    return await page(request, "errors/page.html", issues=await read(store_of(request).issues))
 
 
 async def issues_json(request: Request) -> Response:
@@ -43,9 +43,9 @@ async def issue(request: Request) -> Response:
     """
     found, occurrences = await _found(request)
     if found is None:
-        return not_found(request, "This issue is not there, or no longer.")
+        return await not_found(request, "This issue is not there, or no longer.")
     sessions = {each.session_id for each in occurrences if each.session_id}
-    return page(
+    return await page(
         request,
         "errors/issue.html",
         issue=found,
@@ -62,7 +62,7 @@ async def issue_json(request: Request) -> Response:
     """
     found, occurrences = await _found(request)
     if found is None:
-        return not_found(request, "no such issue")
+        return await not_found(request, "no such issue")
     return twin({"issue": found, "occurrences": occurrences})
 
 

@@ -73,7 +73,7 @@ async def linkage(request: Request) -> Response:
     The linkage page.
     """
     state, found = await _found(request)
-    return page(
+    return await page(
         request,
         "linkage.html",
         state=state,

@@ -59,7 +59,7 @@ def answers_bad_queries(handler: Handler) -> Handler:
         except QueryError as error:
             if "." in request.url.path:
                 return twin({"error": str(error)}, status=400)
-            return page(request, "bad_query.html", status=400, message=str(error))
+            return await page(request, "bad_query.html", status=400, message=str(error))
 
     return answer
 
@@ -210,7 +210,7 @@ async def logs(request: Request) -> Response:
     if fragment == "rows":
         found = await read(store.logs, state.query, before=before, limit=PAGE_SIZE)
         rows = await read(_rows, store, found, state.columns)
-        return page(request, "logs/rows.html", found=found, rows=rows, **context)
+        return await page(request, "logs/rows.html", found=found, rows=rows, **context)
     limit = LIVE_SIZE if fragment == "live" else PAGE_SIZE
     found, summary = await asyncio.gather(
         read(store.logs, state.query, before=before, limit=limit),
@@ -227,10 +227,10 @@ async def logs(request: Request) -> Response:
         "operators": OPERATOR_NAMES,
     }
     if fragment in ("list", "live"):
-        return page(request, "logs/list.html", **context)
+        return await page(request, "logs/list.html", **context)
     line = await read(store.log, state.log) if state.log else None
     context["details"] = await _details(request, state, line) if line else None
-    return page(request, "logs/page.html", **context)
+    return await page(request, "logs/page.html", **context)
 
 
 def _histogram(summary: Summary) -> dict[str, Any]:
@@ -262,11 +262,11 @@ async def log(request: Request) -> Response:
     if found is None:
         what = "This log line is not there, or no longer."
         if fragment:
-            return page(request, "logs/gone.html", status=404, what=what)
-        return not_found(request, what)
+            return await page(request, "logs/gone.html", status=404, what=what)
+        return await not_found(request, what)
     details = await _details(request, state, found)
     template = "logs/details.html" if fragment else "logs/line.html"
-    return page(request, template, state=state, details=details)
+    return await page(request, template, state=state, details=details)
 
 
 async def log_json(request: Request) -> Response:
@@ -274,7 +274,7 @@ async def log_json(request: Request) -> Response:
     One line.
     """
     found = await read(store_of(request).log, request.path_params["log_id"])
-    return not_found(request, "no such line") if found is None else twin(found)
+    return await not_found(request, "no such line") if found is None else twin(found)
 
 
 async def log_errors_json(request: Request) -> Response:
@@ -284,7 +284,7 @@ async def log_errors_json(request: Request) -> Response:
     store = store_of(request)
     found = await read(store.log, request.path_params["log_id"])
     if found is None:
-        return not_found(request, "no such line")
+        return await not_found(request, "no such line")
     if not found.session_id:
         return twin([])
     return twin(await read(store.related_issues, found.session_id, found.time_us))

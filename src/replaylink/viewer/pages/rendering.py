@@ -70,7 +70,7 @@ async def read(method: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) ->
     return await run_in_threadpool(method, *args, **kwargs)
 
 
-def page(
+async def page(
     request: Request, template: str, *, status: int = 200, csp: str = "", **context: Any
 ) -> Response:
     """
@@ -83,7 +83,10 @@ def page(
         csp: The page's Content Security Policy, if it is not that of all pages.
         context: What else the template needs.
     """
-    html = _environment.get_template(template).render(request=request, **context)
+    # In a thread, too: a page may be large, and what comes meanwhile is to be taken in.
+    html = await run_in_threadpool(
+        _environment.get_template(template).render, request=request, **context
+    )
     headers = {**NO_STORE, "Content-Security-Policy": csp} if csp else NO_STORE
     return HTMLResponse(html, status, headers)
 
@@ -95,10 +98,10 @@ def twin(value: Any, *, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, NO_STORE, media_type="application/json")
 
 
-def not_found(request: Request, what: str) -> Response:
+async def not_found(request: Request, what: str) -> Response:
     """
     Answer for what is not there, or no longer: a page, or JSON where that was asked for.
     """
     if request.url.path.endswith(".json"):
         return twin({"error": what}, status=404)
-    return page(request, "missing.html", status=404, what=what)
+    return await page(request, "missing.html", status=404, what=what)

@@ -29,7 +29,7 @@ async def replays(request: Request) -> Response:
     The recordings, latest first.
     """
     found = await _recordings(request)
-    return page(request, "replays/page.html", recordings=found)
+    return await page(request, "replays/page.html", recordings=found)
 
 
 async def replays_json(request: Request) -> Response:
@@ -160,7 +160,7 @@ async def replay(request: Request) -> Response:
         read(store.recording, session_id), read(store.timeline, session_id)
     )
     if recording is None:
-        return not_found(request, "No recording has come for this session.")
+        return await not_found(request, "No recording has come for this session.")
     timestamp = _moment(request, "timestamp")
     wanted = request.query_params.get("window", "")
     tab = next((t for t in recording.tabs if t.playable and t.window_id == wanted), None)
@@ -168,7 +168,7 @@ async def replay(request: Request) -> Response:
         # The replay starts before the moment that it is to show.
         at_ms = None if timestamp is None else timestamp + REPLAY_LEAD_MS
         tab = await read(choose_tab, store, recording, at_ms)
-    return page(
+    return await page(
         request,
         "replays/player.html",
         csp=PLAYER_CSP,
@@ -187,7 +187,7 @@ async def replay_json(request: Request) -> Response:
     What is recorded of a session.
     """
     found = await read(store_of(request).recording, request.path_params["session_id"])
-    return not_found(request, "no such recording") if found is None else twin(found)
+    return await not_found(request, "no such recording") if found is None else twin(found)
 
 
 async def timeline_json(request: Request) -> Response:

@@ -31,7 +31,7 @@ async def setup(request: Request) -> Response:
     The set-up, with the viewer's own address.
     """
     empty = await read(store_of(request).is_empty)
-    return page(request, "setup.html", address=_address(request), token=TOKEN, empty=empty)
+    return await page(request, "setup.html", address=_address(request), token=TOKEN, empty=empty)
 
 
 async def setup_json(request: Request) -> Response:

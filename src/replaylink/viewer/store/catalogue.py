@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from replaylink.viewer.limits import MAX_ID_LENGTH
 from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.lines import (
     KIND_MASK,
@@ -66,12 +67,12 @@ class Catalogue:
                 "SELECT id, first_us, last_us FROM shard WHERE lines > 0 ORDER BY id DESC"
             )
         ]
-        self.kinds = [
-            Kind(number, service, severity, bool(linked))
+        self.kinds = {
+            number: Kind(number, service, severity, bool(linked))
             for number, service, severity, linked in connection.execute(
-                "SELECT id, service, severity, linked FROM kind ORDER BY id"
+                "SELECT id, service, severity, linked FROM kind"
             )
-        ]
+        }
         self.first_us = min((shard.first_us for shard in self.shards), default=0)
         self.last_us = max((shard.last_us for shard in self.shards), default=0)
         self._resources: dict[int, JSONObject] = {}
@@ -92,6 +93,19 @@ class Catalogue:
         An ID above those of all lines.
         """
         return id_from(self.last_us + _SLACK_US)
+
+    def end_before(self, high: int) -> int:
+        """
+        Return the ID after that of the newest line below ``high``, or 0 if there is none.
+        """
+        newest = (
+            self.connection.execute(
+                f"SELECT max(id) FROM log_{shard.id} WHERE id < ?",  # noqa: S608
+                (high,),
+            ).fetchone()[0]
+            for shard in self.shards
+        )
+        return max((line + 1 for line in newest if line is not None), default=0)
 
     def resource(self, number: int) -> JSONObject:
         """
@@ -127,7 +141,7 @@ class Catalogue:
             id=str(line),
             time_us=time_us,
             severity=self.kinds[line >> SEQUENCE_BITS & KIND_MASK].severity,
-            service=text_of((resource or attributes).get("service.name")),
+            service=text_of((resource or attributes).get("service.name"))[:MAX_ID_LENGTH],
             body=body,
             attributes=attributes,
             resource=resource,

@@ -24,10 +24,10 @@ KIND_BITS = 9
 SEQUENCE_BITS = 4
 """16 lines of a kind in one microsecond; further ones move to the next."""
 
-MAX_SHIFT_BITS = 19
+MAX_SHIFT_BITS = 32
 """
-A line may stand up to 2 to the power of this, half a second in microseconds, after its time, if
-all places before are taken: there are 8 million.
+A line may stand up to 2 to the power of this in microseconds, an hour, after its time, if all
+places before are taken: more than there can be lines.
 """
 
 KIND_MASK = (1 << KIND_BITS) - 1
@@ -177,17 +177,21 @@ def own_term(name: str, value: str) -> str:
     return _term(f"{name}={value}")
 
 
-@functools.lru_cache(maxsize=4096)
 def _is_plain(key: str) -> bool:
     # Otherwise it could be taken for another attribute's term, or for one of ours.
     return "=" not in key and key[:1] not in ("@", "?")
 
 
-@functools.lru_cache(maxsize=4096)
 def key_term(key: str) -> str:
     """
     Return the term which tells that the attribute is there.
     """
+    # The cache is to hold no long ones.
+    return _short_key_term(key) if len(key) <= MAX_INDEXED_LENGTH else _term(f"?={key}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _short_key_term(key: str) -> str:
     return _term(f"?={key}")
 
 
@@ -208,25 +212,22 @@ def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> 
     """
     Return the terms of a line, each on a line of its own.
 
-    ``@s``, ``@u``, ``@r`` and ``@k`` stand for its session, user, resource and kind.
+    ``@s``, ``@u``, ``@r`` and ``@k`` stand for its session, user, resource and kind; the first
+    two also without a value, where there is any.
     """
     attributes = log.attributes
     found = [f"@r={resource}", f"@k={kind}"]
     if session:
-        found.append(own_term("@s", session))
-        if SESSION_KEYS[0] not in attributes:
-            found.append(key_term(SESSION_KEYS[0]))
+        found += (own_term("@s", session), "@s")
     if user:
-        found.append(own_term("@u", user))
-        if USER_KEYS[0] not in attributes:
-            found.append(key_term(USER_KEYS[0]))
+        found += (own_term("@u", user), "@u")
     for name, value in (
         ("logger", log.scope),
         ("event_name", log.event_name),
         ("trace_id", log.trace_id),
         ("span_id", log.span_id),
     ):
-        if value and name not in attributes:
+        if value and name not in attributes and name not in log.resource:
             found.append(term(name, value))
     for key, value in attributes.items():
         found.append(key_term(key))

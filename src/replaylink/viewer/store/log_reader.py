@@ -61,7 +61,6 @@ BAR_WIDTHS_S = (
 """How wide a bar of a histogram can be, in seconds."""
 
 _FIRST_SPAN_US = 1_000_000
-_SPAN_GROWTH = 4
 
 _INSTRUCTIONS = 2000
 """SQLite looks at the clock once in so many of its instructions: about every 0.1 ms."""
@@ -88,10 +87,24 @@ class _LimitedTime:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _LimitedTime:
         self._end = time.perf_counter() + BUDGET_S
         self._is_over = False
         self._connection.set_progress_handler(self._look, _INSTRUCTIONS)
+        return self
+
+    def spans(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        # Spans of IDs, the newest first, each twice as long as the one before it. A full-text
+        # index looks at no clock as long as it finds nothing: a span that may take as long as
+        # all before it is not begun when half of the time is over.
+        span = _FIRST_SPAN_US << TIME_SHIFT
+        while end > first:
+            if self._end - time.perf_counter() < BUDGET_S / 2:
+                raise OutOfTimeError
+            low = max(end - span, first)
+            yield low, end
+            end = low
+            span *= 2
 
     def _look(self) -> bool:
         self._is_over = time.perf_counter() > self._end
@@ -151,8 +164,8 @@ class LogReader:
         found: list[Log] = []
         searched_to = end
         try:
-            with _LimitedTime(self._connection):
-                for low, high in _spans(first, end):
+            with _LimitedTime(self._connection) as limited:
+                for low, high in limited.spans(first, end):
                     found += search.logs(low, high, limit + 1 - len(found))
                     searched_to = low
                     if len(found) > limit:
@@ -163,6 +176,8 @@ class LogReader:
                 low = max(first, end - (_FIRST_SPAN_US << TIME_SHIFT))
                 found = search.logs(low, end, limit)
                 searched_to = int(found[-1].id) if len(found) == limit else low
+            # Where there are no lines, there is nothing to go on with.
+            searched_to = max(first, self._catalogue.end_before(searched_to))
         if searched_to > first:
             return Page(found, str(searched_to), time_of(searched_to))
         return Page(found, None, None)
@@ -292,8 +307,8 @@ class LogReader:
         search = Search(self._catalogue, query)
         found = 0
         try:
-            with _LimitedTime(self._connection):
-                for low, high in _spans(*self._ids(query)):
+            with _LimitedTime(self._connection) as limited:
+                for low, high in limited.spans(*self._ids(query)):
                     logs = search.logs(low, high, limit - found)
                     found += len(logs)
                     yield from logs
@@ -360,8 +375,8 @@ class LogReader:
         # Returns how far back it came, if it did not come to the end.
         counted_from = end = min(id_from(to_us), self._catalogue.end)
         try:
-            with _LimitedTime(self._connection):
-                for low, high in _spans(id_from(from_us), end):
+            with _LimitedTime(self._connection) as limited:
+                for low, high in limited.spans(id_from(from_us), end):
                     counts.update(search.count(low, high, step_us))
                     counted_from = low
         except OutOfTimeError:
@@ -374,16 +389,6 @@ def message_pattern(message: str) -> str:
     Return a message with numbers and IDs taken out, so that like ones are the same.
     """
     return _NAMES.sub("…", message[:500])[:200]
-
-
-def _spans(first: int, end: int) -> Iterator[tuple[int, int]]:
-    # From the newest on, each longer than the one before it.
-    span = _FIRST_SPAN_US << TIME_SHIFT
-    while end > first:
-        low = max(end - span, first)
-        yield low, end
-        end = low
-        span *= _SPAN_GROWTH
 
 
 def _bar_width_us(range_us: int, bars: int) -> int:

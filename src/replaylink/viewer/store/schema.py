@@ -37,7 +37,7 @@ CREATE TABLE shard (
     last_us INTEGER NOT NULL,
     lines INTEGER NOT NULL,
     opened_us INTEGER NOT NULL,  -- when its first line came
-    text_bytes INTEGER NOT NULL  -- of its lines, before any index
+    text_bytes INTEGER NOT NULL  -- of its lines and their resources, before any index
 );
 CREATE TABLE kind (
     id INTEGER PRIMARY KEY,
@@ -47,7 +47,8 @@ CREATE TABLE kind (
 );
 CREATE TABLE resource (
     id INTEGER PRIMARY KEY,
-    attributes BLOB NOT NULL UNIQUE
+    attributes BLOB NOT NULL UNIQUE,
+    shard INTEGER NOT NULL       -- the last one that has lines of it
 );
 -- How many lines of each kind there are in each step of time.
 CREATE TABLE line_count (
@@ -277,6 +278,12 @@ def drop_shard(connection: sqlite3.Connection, shard: int) -> None:
     for table in ("line_count", "logger_count"):
         connection.execute(f"DELETE FROM {table} WHERE shard = ?", (shard,))  # noqa: S608
     connection.execute("DELETE FROM shard WHERE id = ?", (shard,))
+    connection.execute(
+        "DELETE FROM kind WHERE id NOT IN (SELECT DISTINCT kind FROM line_count WHERE step_s = 600)"
+    )
+    connection.execute(
+        "DELETE FROM resource WHERE NOT EXISTS (SELECT 1 FROM shard WHERE id <= resource.shard)"
+    )
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

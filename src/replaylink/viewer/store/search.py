@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from replaylink.viewer.limits import MAX_QUERY_LENGTH, MAX_SEARCHED_LENGTH
 from replaylink.viewer.query import Filter, LogQuery
 from replaylink.viewer.store.catalogue import COLUMNS, Catalogue, Kind
 from replaylink.viewer.store.lines import (
@@ -36,6 +37,8 @@ Check = Callable[[Log], bool]
 _SHORTEST_INDEXED_TEXT = 3
 """The index of the text knows sequences of three letters."""
 
+_LONGEST_INDEXED_TEXT = 32
+
 _MAX_RESOURCES = 500
 """Resources that are asked for by name; if there are more, lines are looked at one by one."""
 
@@ -52,20 +55,22 @@ class Search:
     def __init__(self, catalogue: Catalogue, query: LogQuery) -> None:
         self._catalogue = catalogue
         self._query = query
-        self.finds_all = not query.text and not query.filters
+        text = query.text.replace("\0", "")[:MAX_QUERY_LENGTH]
+        self.finds_all = not text and not query.filters
         """Whether only the kind of a line matters, and its time."""
 
-        self._kinds = [kind.id for kind in catalogue.kinds if all(self.matches(kind))]
+        self._kinds = [kind.id for kind in catalogue.kinds.values() if all(self.matches(kind))]
         self._some_kinds = len(self._kinds) < len(catalogue.kinds)
-        text = query.text.replace("\0", "")
         expressions = [self._expression(each) for each in query.filters]
         known = [each for each in expressions if each]
         self._index, self._match = "", ""
         if known:
             self._index, self._match = "terms", " AND ".join(known)
         elif len(text) >= _SHORTEST_INDEXED_TEXT:
-            self._index, self._match = "text", _quote(text)
-            text = ""
+            # A phrase takes time and memory by its length; the lines themselves tell the rest.
+            self._index, self._match = "text", _quote(text[:_LONGEST_INDEXED_TEXT])
+            if len(text) <= _LONGEST_INDEXED_TEXT:
+                text = ""
 
         self._checks: list[Check] = [_check(each) for each in query.filters]
         if text:
@@ -178,27 +183,29 @@ class Search:
 
     def _expression(self, wanted: Filter) -> str:
         # What the index of the terms is asked for, or nothing if it does not help.
-        if wanted.operator not in ("is", "set", "contains"):
+        key, is_exact = wanted.key, wanted.operator == "is"
+        if wanted.operator not in ("is", "set", "contains") or (key in FIELDS and not is_exact):
             return ""
-        if wanted.operator != "is" and wanted.key in FIELDS:
-            return ""
+        if key in (SESSION_KEYS[0], USER_KEYS[0]):
+            name = "@s" if key == SESSION_KEYS[0] else "@u"
+            return _quote(own_term(name, wanted.value) if is_exact else name)
+        own = _quote(term(key, wanted.value) if is_exact else key_term(key))
         resources = [
             number
-            for number, attributes in self._catalogue.resources_with(wanted.key)
-            if wanted.operator != "is" or text_of(attributes[wanted.key]) == wanted.value
+            for number, attributes in self._catalogue.resources_with(key)
+            if not is_exact or text_of(attributes[key]) == wanted.value
         ]
         if len(resources) > _MAX_RESOURCES:
             return ""
-        if wanted.operator != "is":
-            own = key_term(wanted.key)
-        elif wanted.key == SESSION_KEYS[0]:
-            own = own_term("@s", wanted.value)
-        elif wanted.key == USER_KEYS[0]:
-            own = own_term("@u", wanted.value)
-        else:
-            own = term(wanted.key, wanted.value)
-        terms = [own, *(own_term("@r", str(number)) for number in resources)]
-        return "(" + " OR ".join(map(_quote, terms)) + ")"
+        if not resources:
+            return own
+        others = " OR ".join(_quote(own_term("@r", str(number))) for number in resources)
+        # A line's own attribute goes before that of its resource.
+        return (
+            f"({own} OR (({others}) NOT {_quote(key_term(key))}))"
+            if is_exact
+            else (f"({own} OR {others})")
+        )
 
 
 def _quote(text: str) -> str:
@@ -252,4 +259,4 @@ def _has(log: Log, key: str, folded: str) -> bool:
 
 def _contains(text: str) -> Check:
     folded = text.casefold()
-    return lambda log: folded in log.body.casefold()
+    return lambda log: folded in log.body[:MAX_SEARCHED_LENGTH].casefold()

@@ -76,6 +76,7 @@ class Writer:
         )
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._state = 0
+        self._is_closed = False
         self._state_lock = threading.Lock()
         self._watchers: list[Future[int]] = []
         self._thread = threading.Thread(target=self._run, name="replaylink-store", daemon=True)
@@ -85,7 +86,9 @@ class Writer:
         """
         Write what is waiting, and close the database.
         """
-        self._waiting.put(None)
+        with self._state_lock:
+            self._is_closed = True
+            self._waiting.put(None)
         self._thread.join()
         self._connection.close()
 
@@ -94,7 +97,11 @@ class Writer:
         Keep a batch; the future is done when it is on the disk.
         """
         future: Future[None] = Future()
-        self._waiting.put(_Job(batch, future))
+        with self._state_lock:
+            if self._is_closed:
+                future.set_exception(StoreError("The store is closed."))
+            else:
+                self._waiting.put(_Job(batch, future))
         return future
 
     def changed(self, seen: int) -> Future[int]:
@@ -105,6 +112,8 @@ class Writer:
         with self._state_lock:
             if self._state > seen:
                 future.set_result(self._state)
+            elif self._is_closed:
+                future.cancel()
             else:
                 self._watchers = [each for each in self._watchers if not each.done()]
                 self._watchers.append(future)
@@ -190,16 +199,14 @@ class Writer:
         if used <= self._max_bytes:
             return
         enough = self._max_bytes * (1 - _FREE_SHARE)
-        while used > enough:
-            self._connection.execute("BEGIN IMMEDIATE")
-            removed = self._remove_oldest()
-            self._connection.execute("COMMIT")
-            if not removed:
-                return
+        self._connection.execute("BEGIN IMMEDIATE")
+        while used > enough and self._remove_oldest():
             used = used_bytes(self._connection)
+        self._connection.execute("COMMIT")
 
     def _remove_oldest(self) -> bool:
-        # A shard, or some recordings, or some events: which are the oldest.
+        # A shard, or some recordings, or some events: which are the oldest. Where there are few,
+        # only some of these are: the newest are not to go with the oldest.
         execute = self._connection.execute
         shards = execute(
             "SELECT last_us FROM shard WHERE id < (SELECT max(id) FROM shard)"
@@ -209,15 +216,15 @@ class Writer:
             "SELECT last_ms * 1000 FROM recording ORDER BY last_ms LIMIT 10"
         ).fetchall()
         events = execute("SELECT time_us FROM event ORDER BY time_us LIMIT 1000").fetchall()
-        ends = [rows[-1][0] for rows in (shards, recordings, events) if rows]
+        ends = [rows[(len(rows) - 1) // 2][0] for rows in (shards, recordings, events) if rows]
         if not ends:
             return False
         oldest = min(ends)
         if shards and shards[0][0] == oldest:
             self._drop_shards("last_us <= ? AND id < (SELECT max(id) FROM shard)", oldest)
-        if recordings and recordings[-1][0] == oldest:
+        if recordings and recordings[0][0] <= oldest:
             self._remove_recordings(oldest + 1)
-        if events and events[-1][0] == oldest:
+        if events and events[0][0] <= oldest:
             self._remove_events(oldest + 1)
         return True
 
@@ -241,10 +248,10 @@ class Writer:
     def _remove_recordings(self, before_us: int) -> None:
         for statement in (
             "DELETE FROM snapshot WHERE session_id IN"
-            " (SELECT session_id FROM recording WHERE last_ms * 1000 < ?)",
-            "DELETE FROM recording WHERE last_ms * 1000 < ?",
+            " (SELECT session_id FROM recording WHERE last_ms < ?)",
+            "DELETE FROM recording WHERE last_ms < ?",
         ):
-            self._connection.execute(statement, (before_us,))
+            self._connection.execute(statement, (-(-before_us // 1000),))
 
     def _remove_events(self, before_us: int) -> None:
         removed = self._connection.execute(
