@@ -75,10 +75,10 @@ screenshots: $(VENV)/tests chromium
 	$(BIN)/python -m docs.screenshots
 
 # Apart from the tests, which are to see none of the peers.
-.venv-bench/installed: pyproject.toml
+.venv-bench/installed: pyproject.toml hatch_build.py node_modules/installed
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-bench/bin/python -m pip install --quiet --editable . --group benchmarks
+	.venv-bench/bin/python -m pip install --quiet --editable ".[otlp,viewer]" --group benchmarks
 	touch $@
 
 bench: .venv-bench/installed

@@ -79,6 +79,9 @@ PAGE_SIZE = 250
 MAX_EXPORT_LINES = 10_000
 """Log lines in one export."""
 
+MAX_TABS = 100
+"""Browser tabs of one session that are shown, the first ones."""
+
 MAX_RELATED_ISSUES = 100
 """Issues under "Related errors"."""
 

@@ -13,7 +13,6 @@ from replaylink.viewer.limits import MAX_ID_LENGTH
 from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.lines import (
     KIND_MASK,
-    MAX_SHIFT_BITS,
     SEQUENCE_BITS,
     id_from,
     session_of,
@@ -24,9 +23,6 @@ from replaylink.viewer.store.results import Log
 
 COLUMNS = "id, time_us, resource, scope, body, attributes, event_name, trace_id, span_id"
 """Of a shard's lines; `Catalogue.log` makes a `Log` of them."""
-
-_SLACK_US = 1 << MAX_SHIFT_BITS + 1
-"""How much later than its time a line may stand, and more."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -49,9 +45,9 @@ class Shard(msgspec.Struct, frozen=True):
 
     id: int
     first_us: int
-    """The time of its oldest line."""
+    """The time in the ID of its oldest line."""
     last_us: int
-    """The time of its newest line."""
+    """The time in the ID of its newest line."""
 
 
 class Catalogue:
@@ -84,7 +80,7 @@ class Catalogue:
         return [
             shard
             for shard in self.shards
-            if id_from(shard.first_us) < high and id_from(shard.last_us + _SLACK_US) > low
+            if id_from(shard.first_us) < high and id_from(shard.last_us + 1) > low
         ]
 
     @property
@@ -92,7 +88,7 @@ class Catalogue:
         """
         An ID above those of all lines.
         """
-        return id_from(self.last_us + _SLACK_US)
+        return id_from(self.last_us + 1)
 
     def end_before(self, high: int) -> int:
         """

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from replaylink.viewer.limits import MAX_RELATED_ISSUES, RELATED_WINDOW_US
+from replaylink.viewer.limits import MAX_RELATED_ISSUES, MAX_TABS, RELATED_WINDOW_US
 from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.issues import exceptions
 from replaylink.viewer.store.results import Issue, Occurrence, PageView, Recording, Tab
@@ -51,8 +51,8 @@ def _recording(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Recordin
     session_id, distinct_id, first_ms, last_ms, size_bytes = row
     tabs = connection.execute(
         f"SELECT {_TAB_COLUMNS} FROM snapshot WHERE session_id = ?"  # noqa: S608
-        " GROUP BY window_id ORDER BY min(first_ms)",
-        (session_id,),
+        " GROUP BY window_id ORDER BY min(first_ms) LIMIT ?",
+        (session_id, MAX_TABS),
     )
     (errors,) = connection.execute(
         "SELECT count(*) FROM event WHERE session_id = ? AND session_id <> ''"

@@ -261,21 +261,11 @@ class LogReader:
         """
         from_us, to_us = self._times(query)
         step_us = max(_bar_width_us(to_us - from_us, bars), LOGGER_STEP_S * 1_000_000)
-        services: dict[str, Share] = {}
-        loggers: dict[str, Share] = {}
-        steps: dict[str, Share] = {}
-        rows = self._connection.execute(
-            "SELECT start_s * 1000000, service, logger, sum(lines), sum(linked)"
-            " FROM logger_count WHERE start_s > ? AND start_s < ? GROUP BY 1, 2, 3 ORDER BY 1",
-            (from_us // 1_000_000 - LOGGER_STEP_S, -(-to_us // 1_000_000)),
-        )
-        for time_us, service, logger, lines, linked in rows:
-            if service in query.not_services or (query.services and service not in query.services):
-                continue
-            start = str((time_us - time_us % step_us) // 1000)
-            _add(services, service, lines, linked)
-            _add(loggers, f"{service}: {logger}", lines, linked)
-            _add(steps, start, lines, linked)
+        services = self._shares("service", query, from_us, to_us)
+        loggers = self._shares("service || ': ' || logger", query, from_us, to_us)
+        # In milliseconds, as its name tells them.
+        start = f"(start_s - start_s % {step_us // 1_000_000:d}) * 1000"
+        steps = self._shares(start, query, from_us, to_us)
 
         routes: dict[str, Share] = {}
         alike: dict[tuple[str, str, str], Unlinked] = {}
@@ -292,15 +282,30 @@ class LogReader:
                     alike[group] = Unlinked(*group, count=0, example_id=log.id)
                 alike[group].count += 1
         return Linkage(
-            total=sum(share.total for share in services.values()),
-            linked=sum(share.linked for share in services.values()),
-            services=_commonest(services.values()),
-            loggers=_commonest(loggers.values()),
+            total=sum(share.total for share in services),
+            linked=sum(share.linked for share in services),
+            services=_commonest(services),
+            loggers=_commonest(loggers),
             routes=_commonest(routes.values()),
-            over_time=list(steps.values()),
+            over_time=sorted(steps, key=lambda each: int(each.name)),
             unlinked=sorted(alike.values(), key=lambda each: -each.count)[:MAX_SHARES],
             looked_at=looked_at,
         )
+
+    def _shares(self, name: str, query: LogQuery, from_us: int, to_us: int) -> list[Share]:
+        # By an expression in SQL.
+        condition = ""
+        parameters: list[str] = []
+        for operator, chosen in (("IN", query.services), ("NOT IN", query.not_services)):
+            if chosen:
+                condition += f" AND service {operator} ({','.join('?' * len(chosen))})"
+                parameters += chosen
+        rows = self._connection.execute(
+            f"SELECT CAST({name} AS TEXT), sum(lines), sum(linked) FROM logger_count"  # noqa: S608
+            f" WHERE start_s > ? AND start_s < ?{condition} GROUP BY 1",
+            (from_us // 1_000_000 - LOGGER_STEP_S, -(-to_us // 1_000_000), *parameters),
+        )
+        return [Share(*row) for row in rows]
 
     def _latest(self, query: LogQuery, limit: int) -> Iterator[Log]:
         # The latest lines that the query finds, as many as the time allows.
