@@ -311,7 +311,8 @@ def test_end_in_trouble(receiver: Receiver, trouble: str) -> None:
     result, seconds = run(SCRIPT, receiver.url, 700, pause_s)
 
     assert 0 == result.returncode
-    assert seconds < pause_s + 1 + 5
+    # Python itself takes a second to start, and more on a busy machine.
+    assert seconds < pause_s + 3 + 5
     assert "700 log records did not reach" in result.stderr
     assert TOKEN not in result.stderr
     assert len(result.stderr.splitlines()) <= 2

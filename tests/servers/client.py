@@ -94,8 +94,8 @@ class Client:
         is_read = self._drains or plans[-1].body is None or plans[-1].steps.read
         # The end of a response that fails before any of it was sent, or of which the rest
         # of the body was in the way, looks like a connection that was closed before the
-        # request, which would be sent again.
-        is_ambiguous = plans[0].steps.fails == "late" or not is_read
+        # request, which would be sent again. So does one that ends while a body still comes.
+        is_ambiguous = plans[0].steps.fails == "late" or not is_read or plans[-1].slow
         if self._streams is not None and (self._streams[0].at_eof() or is_ambiguous):
             await self.hang_up()
         if self._streams is None:

@@ -22,6 +22,18 @@ a time, but a first snapshot cannot be split: one of a page of 30,000 nodes has 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 """Any request, as it comes over the wire."""
 
+MAX_BODIES_BYTES = 128 * 1024 * 1024
+"""
+All requests that are on their way to the disk at once, as they come over the wire: six of the
+largest. Senders beyond it are told to come again.
+"""
+
+MAX_BODY_S = 60.0
+"""
+How long a request may take to come, in seconds: at 3 Mbit/s the largest would. Who stalls must
+not hold a part of `MAX_BODIES_BYTES` for longer.
+"""
+
 MAX_ID_LENGTH = 200
 """A session, window or distinct ID in characters: the length at which PostHog cuts."""
 
@@ -41,6 +53,12 @@ MAX_JSON_PARTS = 2_000_000
 """
 Commas in the JSON of one request. Recordings are split but not built: the picture of a page
 of 30,000 nodes has 200,000 commas, and none where posthog-js has compressed it.
+"""
+
+MAX_SURROGATES = 500_000
+"""
+Escapes like \\ud83d in the JSON of one request: each is looked at for its other half. Logs of
+2 MiB that are nothing but emojis have 350,000.
 """
 
 MAX_QUOTED = 500_000
@@ -75,6 +93,9 @@ MAX_CLOCK_SKEW_US = 24 * 3600 * 1_000_000
 
 PAGE_SIZE = 250
 """Log lines on one page."""
+
+MAX_PAGE_LENGTH = 4_000_000
+"""Messages and attributes on one page of lines, in characters; a longer page ends earlier."""
 
 MAX_EXPORT_LINES = 10_000
 """Log lines in one export."""

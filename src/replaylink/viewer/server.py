@@ -8,9 +8,12 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SWITCH_INTERVAL_S = 0.0005
 
 END_S = 1
 """How long answers that are under way may take at the end, in seconds."""
@@ -49,6 +52,9 @@ def serve(app: ASGIApp, sock: socket.socket) -> None:
     """
     # Neither that it starts nor that somebody tried a WebSocket; errors are told.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # The thread that writes lets go of Python's lock for each statement. It would wait for 5 ms
+    # to get it back each time, whenever something is being decoded.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     streams = EventStreams(app)
     config = uvicorn.Config(
         streams,

@@ -264,3 +264,18 @@ async def test_disk_is_full(store: Store, tmp_path: Path) -> None:
     assert (["before"], 1) == (during, refused)
     assert 1002 == store.summary(EVERYTHING).total == len(bodies(store))
     assert {"before", "after"} == {each.session_id for each in store.recordings()}
+
+
+async def test_writer_outlives_damage(open_store: OpenStore, tmp_path: Path) -> None:
+    """What cannot be written is refused each time, and the writer goes on when it can again."""
+    store = open_store()
+    other = sqlite3.connect(tmp_path / "viewer.db")
+    other.execute("ALTER TABLE kind RENAME TO hidden")
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            await store.write(Batch(logs=[line()]))
+    other.execute("ALTER TABLE hidden RENAME TO kind")
+    other.close()
+    await store.write(Batch(logs=[line("again")]))
+
+    assert ["again"] == [log.body for log in all_logs(store, LogQuery())]

@@ -463,3 +463,22 @@ async def test_own_attribute_goes_before_that_of_the_resource(store: Store) -> N
     ):
         assert expected == sorted(log.body for log in all_logs(store, query))
         assert len(expected) == store.summary(query).total
+
+
+async def test_long_lines_make_short_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page ends when its lines have become long, and the next ones have the rest."""
+    monkeypatch.setattr(search, "MAX_PAGE_LENGTH", 1000)
+    await store.write(Batch(logs=[line("x" * 400 + f" {n}", ago_us=n) for n in range(20)]))
+    page = store.logs(LogQuery())
+
+    assert 3 == len(page.logs)
+    assert [f"x {n}" for n in range(20)] == [log.body[399:] for log in all_logs(store, LogQuery())]
+
+
+async def test_long_searches(store: Store) -> None:
+    """A text longer than what the index is asked for is found as a whole."""
+    text = "the quick brown fox jumps over the lazy dog"
+    await store.write(Batch(logs=[line(text + " one"), line(text + " two")]))
+
+    assert [text + " one"] == [log.body for log in all_logs(store, LogQuery(text=text + " ON"))]
+    assert 1 == store.summary(LogQuery(text=text + " one")).total

@@ -187,3 +187,35 @@ def test_everything_is_found_again(open_store: OpenStore) -> None:
     assert 20 == store.summary(LogQuery()).total == len(all_logs(store, LogQuery()))
     assert 1 == len(store.timeline("s1").events)
     assert [1] == [issue.occurrences for issue in store.issues()]
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    """A new database, which holds what people saw, is its owner's alone."""
+    path = tmp_path / "viewer.db"
+    Store(path).close()
+
+    assert 0o600 == path.stat().st_mode & 0o777
+
+
+def test_another_name_for_the_file(tmp_path: Path) -> None:
+    """A second viewer is refused by whatever name it knows the database."""
+    path = tmp_path / "viewer.db"
+    store = Store(path)
+    (tmp_path / "other.db").symlink_to(path)
+    try:
+        with pytest.raises(StoreError, match="in use"):
+            Store(tmp_path / "other.db")
+    finally:
+        store.close()
+
+
+def test_damaged_database(tmp_path: Path) -> None:
+    """A database with a table missing is told of by a StoreError."""
+    path = tmp_path / "viewer.db"
+    Store(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE kind")
+    connection.close()
+
+    with pytest.raises(StoreError, match="cannot be used: no such table"):
+        Store(path)

@@ -99,6 +99,13 @@ _decode_events = msgspec.json.Decoder(list[_Event]).decode
 _decode_data = msgspec.json.Decoder(_Data).decode
 
 
+def _source(data: msgspec.Raw) -> int:
+    try:
+        return _decode_data(data).source
+    except msgspec.MsgspecError:  # any page may send any recording
+        return -1
+
+
 def _last_interaction_ms(pieces: Iterator[bytes], until_ms: int) -> int:
     """
     Return when somebody last did something in a tab, at or before a moment.
@@ -109,7 +116,7 @@ def _last_interaction_ms(pieces: Iterator[bytes], until_ms: int) -> int:
             if (
                 event.type == INCREMENTAL
                 and last < event.timestamp <= until_ms
-                and _decode_data(event.data).source in INTERACTIONS
+                and _source(event.data) in INTERACTIONS
             ):
                 last = int(event.timestamp)
     return last

@@ -80,24 +80,30 @@ class Store:
             self._temporary = tempfile.mkdtemp(prefix="replaylink-")
             path = Path(self._temporary, "viewer.db")
         else:
+            # The lock goes by the name, of which a file may have several.
+            path = path.resolve()
             check(path)
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        with contextlib.ExitStack() as stack:
-            if self._temporary is not None:
-                stack.callback(shutil.rmtree, self._temporary, ignore_errors=True)
-            self._lock = lock(path)
-            stack.callback(self._lock.close)
-            self._writer = Writer(
-                path,
-                retention_us=round(retention_days * 86_400_000_000),
-                max_bytes=round(max_size_mb * 1_000_000),
-            )
-            stack.callback(self._writer.close)
-            for _ in range(READERS):
-                connection = open_for_reading(path)
-                stack.callback(connection.close)
-                self._readers.put(connection)
-            self._closing = stack.pop_all()
+        try:
+            with contextlib.ExitStack() as stack:
+                if self._temporary is not None:
+                    stack.callback(shutil.rmtree, self._temporary, ignore_errors=True)
+                self._lock = lock(path)
+                stack.callback(self._lock.close)
+                self._writer = Writer(
+                    path,
+                    retention_us=round(retention_days * 86_400_000_000),
+                    max_bytes=round(max_size_mb * 1_000_000),
+                )
+                stack.callback(self._writer.close)
+                for _ in range(READERS):
+                    connection = open_for_reading(path)
+                    stack.callback(connection.close)
+                    self._readers.put(connection)
+                self._closing = stack.pop_all()
+        except sqlite3.Error as exc:
+            msg = f"The database {path} cannot be used: {exc}."
+            raise StoreError(msg) from exc
 
     def close(self) -> None:
         """
@@ -237,7 +243,7 @@ class Store:
     ) -> list[Recording]:
         reader = LogReader(connection, now_us())
         for each in recordings:
-            each.logs = len(reader.session_logs(each.session_id, MAX_TIMELINE))
+            each.logs = reader.count_session_logs(each.session_id, MAX_TIMELINE)
         return recordings
 
     def recorded(self, session_ids: set[str]) -> set[str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from replaylink.viewer.limits import MAX_CLOCK_SKEW_US
 from replaylink.viewer.records import Event, Snapshot
 from replaylink.viewer.store.issues import EXCEPTION_EVENT, exceptions, fingerprint
 
@@ -17,11 +18,12 @@ _COMPRESSION_LEVEL = 1
 """zlib's quickest: it still takes recordings to about a tenth."""
 
 
-def write_events(connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+def write_events(connection: sqlite3.Connection, events: Sequence[Event], now_us: int) -> None:
     """
     Write events, within the transaction that is open; known ones are left out.
     """
     for event in events:
+        time_us = min(event.time_us, now_us + MAX_CLOCK_SKEW_US)
         issue = fingerprint(event) if event.name == EXCEPTION_EVENT else None
         new = connection.execute(
             "INSERT OR IGNORE INTO event"
@@ -30,7 +32,7 @@ def write_events(connection: sqlite3.Connection, events: Sequence[Event]) -> Non
             (
                 event.uuid,
                 event.name,
-                event.time_us,
+                time_us,
                 event.distinct_id,
                 event.session_id,
                 event.window_id,
@@ -51,15 +53,20 @@ def write_events(connection: sqlite3.Connection, events: Sequence[Event]) -> Non
                     seen.type,
                     seen.message,
                     library if isinstance(library, str) else "",
-                    event.time_us,
+                    time_us,
                 ),
             )
 
 
-def write_snapshots(connection: sqlite3.Connection, snapshots: Sequence[Snapshot]) -> None:
+def write_snapshots(
+    connection: sqlite3.Connection, snapshots: Sequence[Snapshot], now_us: int
+) -> None:
     """
     Write pieces of recordings, within the transaction that is open; known ones are left out.
     """
+    # A browser whose clock is wrong would have its recording listed first, or removed at once.
+    earliest_ms = (now_us - MAX_CLOCK_SKEW_US) // 1000
+    latest_ms = (now_us + MAX_CLOCK_SKEW_US) // 1000
     for snapshot in snapshots:
         events = zlib.compress(snapshot.events, _COMPRESSION_LEVEL)
         new = connection.execute(
@@ -86,8 +93,8 @@ def write_snapshots(connection: sqlite3.Connection, snapshots: Sequence[Snapshot
                 (
                     snapshot.session_id,
                     snapshot.distinct_id,
-                    snapshot.first_ms,
-                    snapshot.last_ms,
+                    min(max(snapshot.first_ms, earliest_ms), latest_ms),
+                    min(max(snapshot.last_ms, earliest_ms), latest_ms),
                     len(events),
                 ),
             )

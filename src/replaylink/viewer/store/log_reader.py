@@ -21,6 +21,7 @@ from replaylink.viewer.store.lines import (
     SESSION_KEYS,
     TIME_SHIFT,
     id_from,
+    own_term,
     text_of,
     time_of,
 )
@@ -36,7 +37,7 @@ from replaylink.viewer.store.results import (
     Summary,
     Unlinked,
 )
-from replaylink.viewer.store.search import Search, value_of
+from replaylink.viewer.store.search import Search, quoted, value_of
 
 BUDGET_S = 0.15
 """How long one query looks for lines, so that with all else it takes less than 200 ms."""
@@ -166,21 +167,42 @@ class LogReader:
         try:
             with _LimitedTime(self._connection) as limited:
                 for low, high in limited.spans(first, end):
-                    found += search.logs(low, high, limit + 1 - len(found))
-                    searched_to = low
+                    logs, complete = search.logs(low, high, limit + 1 - len(found))
+                    found += logs
                     if len(found) > limit:
                         return Page(found[:limit], found[limit - 1].id, None)
+                    if not complete:
+                        return Page(found, found[-1].id, None)
+                    searched_to = low
         except OutOfTimeError:
             if searched_to == end:
                 # Not even one second's lines: without any limit then, or there is no end.
                 low = max(first, end - (_FIRST_SPAN_US << TIME_SHIFT))
-                found = search.logs(low, end, limit)
-                searched_to = int(found[-1].id) if len(found) == limit else low
+                found, complete = search.logs(low, end, limit)
+                if found and (len(found) == limit or not complete):
+                    low = int(found[-1].id)
+                searched_to = low
             # Where there are no lines, there is nothing to go on with.
             searched_to = max(first, self._catalogue.end_before(searched_to))
         if searched_to > first:
             return Page(found, str(searched_to), time_of(searched_to))
         return Page(found, None, None)
+
+    def count_session_logs(self, session_id: str, limit: int) -> int:
+        """
+        Count the lines of a session, up to a limit.
+        """
+        found = 0
+        for shard in self._catalogue.shards:
+            (lines,) = self._connection.execute(
+                f"SELECT count(*) FROM (SELECT 1 FROM terms_{shard.id}"  # noqa: S608
+                f" WHERE terms_{shard.id} MATCH ? LIMIT ?)",
+                (quoted(own_term("@s", session_id)), limit - found),
+            ).fetchone()
+            found += lines
+            if found >= limit:
+                break
+        return found
 
     def session_logs(self, session_id: str, limit: int) -> list[Log]:
         """
@@ -314,10 +336,10 @@ class LogReader:
         try:
             with _LimitedTime(self._connection) as limited:
                 for low, high in limited.spans(*self._ids(query)):
-                    logs = search.logs(low, high, limit - found)
+                    logs, complete = search.logs(low, high, limit - found)
                     found += len(logs)
                     yield from logs
-                    if found == limit:
+                    if found == limit or not complete:
                         return
         except OutOfTimeError:
             return

@@ -14,6 +14,7 @@ The indexes are full-text tables that keep no text of their own:
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -183,10 +184,12 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         msg = f"The viewer needs SQLite 3.34 or newer; Python has {sqlite3.sqlite_version}."
         raise StoreError(msg)
     try:
+        # It holds what people saw: SQLite gives its other files the same permissions.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         msg = f"The database {path} cannot be opened: {exc}."
         raise StoreError(msg) from exc
     try:

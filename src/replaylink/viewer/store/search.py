@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from replaylink.viewer.limits import MAX_QUERY_LENGTH, MAX_SEARCHED_LENGTH
+from replaylink.viewer.limits import MAX_PAGE_LENGTH, MAX_QUERY_LENGTH, MAX_SEARCHED_LENGTH
 from replaylink.viewer.query import Filter, LogQuery
 from replaylink.viewer.store.catalogue import COLUMNS, Catalogue, Kind
 from replaylink.viewer.store.lines import (
@@ -68,7 +68,7 @@ class Search:
             self._index, self._match = "terms", " AND ".join(known)
         elif len(text) >= _SHORTEST_INDEXED_TEXT:
             # A phrase takes time and memory by its length; the lines themselves tell the rest.
-            self._index, self._match = "text", _quote(text[:_LONGEST_INDEXED_TEXT])
+            self._index, self._match = "text", quoted(text[:_LONGEST_INDEXED_TEXT])
             if len(text) <= _LONGEST_INDEXED_TEXT:
                 text = ""
 
@@ -95,23 +95,35 @@ class Search:
             query.linked is None or query.linked == kind.linked,
         )
 
-    def logs(self, low: int, high: int, limit: int) -> list[Log]:
+    def logs(self, low: int, high: int, limit: int) -> tuple[list[Log], bool]:
         """
         Return the newest lines with IDs from ``low`` to below ``high``, newest first.
+
+        Returns:
+            The lines, and whether there are as many as asked for or no more. Otherwise they are
+            so long that others have to be asked for apart.
         """
         if not self._kinds:
-            return []
+            return [], True
         shards = self._catalogue.shards_between(low, high)
-        found = heapq.merge(
-            *(self._logs(shard.id, low, high) for shard in shards), key=lambda log: -int(log.id)
+        lines = heapq.merge(
+            *(self._logs(shard.id, low, high) for shard in shards),
+            key=lambda line: -int(line[0].id),
         )
-        return list(itertools.islice(found, limit))
+        found: list[Log] = []
+        characters = 0
+        for log, length in itertools.islice(lines, limit):
+            found.append(log)
+            characters += length
+            if characters > MAX_PAGE_LENGTH and len(found) < limit:
+                return found, False
+        return found, True
 
-    def _logs(self, shard: int, low: int, high: int) -> Iterator[Log]:
+    def _logs(self, shard: int, low: int, high: int) -> Iterator[tuple[Log, int]]:
         for row in self._rows(shard, low, high, every_kind=False):
             log = self._catalogue.log(row)
             if all(check(log) for check in self._checks):
-                yield log
+                yield log, len(row[4]) + len(row[5])
 
     def _rows(
         self, shard: int, low: int, high: int, *, every_kind: bool
@@ -120,7 +132,7 @@ class Search:
         index, match = self._index, self._match
         if not index and self._some_kinds and not every_kind:
             index = "terms"
-            match = " OR ".join(_quote(own_term("@k", str(kind))) for kind in self._kinds)
+            match = " OR ".join(quoted(own_term("@k", str(kind))) for kind in self._kinds)
         if index:
             table, parameters = f"{index}_{shard}", [match]
             # CROSS, so that the index is asked first.
@@ -188,8 +200,8 @@ class Search:
             return ""
         if key in (SESSION_KEYS[0], USER_KEYS[0]):
             name = "@s" if key == SESSION_KEYS[0] else "@u"
-            return _quote(own_term(name, wanted.value) if is_exact else name)
-        own = _quote(term(key, wanted.value) if is_exact else key_term(key))
+            return quoted(own_term(name, wanted.value) if is_exact else name)
+        own = quoted(term(key, wanted.value) if is_exact else key_term(key))
         resources = [
             number
             for number, attributes in self._catalogue.resources_with(key)
@@ -199,17 +211,19 @@ class Search:
             return ""
         if not resources:
             return own
-        others = " OR ".join(_quote(own_term("@r", str(number))) for number in resources)
+        others = " OR ".join(quoted(own_term("@r", str(number))) for number in resources)
         # A line's own attribute goes before that of its resource.
         return (
-            f"({own} OR (({others}) NOT {_quote(key_term(key))}))"
+            f"({own} OR (({others}) NOT {quoted(key_term(key))}))"
             if is_exact
             else (f"({own} OR {others})")
         )
 
 
-def _quote(text: str) -> str:
-    # One phrase of the query language of SQLite's full-text search.
+def quoted(text: str) -> str:
+    """
+    Return a text as one phrase of the query language of SQLite's full-text search.
+    """
     return '"' + text.replace('"', '""') + '"'
 
 

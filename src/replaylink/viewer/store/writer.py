@@ -4,6 +4,7 @@ The one thread that writes: whatever waits goes into one transaction.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -68,15 +69,20 @@ class Writer:
         self._retention_us = retention_us
         self._max_bytes = max_bytes
         self._connection = open_for_writing(path)
-        self._logs = LogWriter(
-            self._connection,
-            max_shard_lines=MAX_SHARD_LINES,
-            max_shard_bytes=max_bytes // INDEX_FACTOR // SHARDS_TO_KEEP,
-            max_shard_age_us=retention_us // SHARDS_TO_KEEP,
-        )
+        try:
+            self._logs = LogWriter(
+                self._connection,
+                max_shard_lines=MAX_SHARD_LINES,
+                max_shard_bytes=max_bytes // INDEX_FACTOR // SHARDS_TO_KEEP,
+                max_shard_age_us=retention_us // SHARDS_TO_KEEP,
+            )
+        except BaseException:
+            self._connection.close()
+            raise
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._state = 0
         self._is_closed = False
+        self._is_stale = False
         self._state_lock = threading.Lock()
         self._watchers: list[Future[int]] = []
         self._thread = threading.Thread(target=self._run, name="replaylink-store", daemon=True)
@@ -131,7 +137,7 @@ class Writer:
                 if time.monotonic() >= next_look:
                     self._remove_older_than(now_us() - self._retention_us)
                     next_look = time.monotonic() + HOUSEKEEPING_S
-            except sqlite3.Error:
+            except Exception:
                 _log.exception("Old data could not be removed")
                 self._roll_back()
         with self._state_lock:
@@ -181,18 +187,23 @@ class Writer:
                 watcher.set_result(self._state)
 
     def _write(self, batches: list[Batch]) -> None:
+        if self._is_stale:
+            self._logs.load()
+            self._is_stale = False
         self._connection.execute("BEGIN IMMEDIATE")
         logs = list(itertools.chain.from_iterable(batch.logs for batch in batches))
         if logs:
             self._logs.write(logs, now_us())
         for batch in batches:
-            write_events(self._connection, batch.events)
-            write_snapshots(self._connection, batch.snapshots)
+            write_events(self._connection, batch.events, now_us())
+            write_snapshots(self._connection, batch.snapshots, now_us())
         self._connection.execute("COMMIT")
 
     def _roll_back(self) -> None:
-        self._connection.rollback()
-        self._logs.load()
+        # What fails here fails again in the next writing, which tells its senders.
+        self._is_stale = True
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.rollback()
 
     def _keep_within_size(self) -> None:
         used = used_bytes(self._connection)
