@@ -50,7 +50,7 @@ from replaylink.otel import configure_logging
 from replaylink.viewer.ingest.otlp import decode_logs
 from replaylink.viewer.records import Batch, LogRecord
 from replaylink.viewer.store import Store
-from replaylink.viewer.store.lines import line_id, session_of, terms, user_of
+from replaylink.viewer.store.lines import line_id, prepare
 from replaylink.viewer.store.schema import create_shard, open_for_writing
 
 from .overhead import Goals, print_machine, table
@@ -376,16 +376,15 @@ class Bare:
         Return what the viewer would write for some requests, ready to be written.
         """
         rows = []
-        for record in itertools.chain.from_iterable(
-            decode_logs(body, time.time_ns() // 1000) for body in bodies
+        for line in prepare(
+            itertools.chain.from_iterable(
+                decode_logs(body, time.time_ns() // 1000) for body in bodies
+            )
         ):
-            session = session_of(record.attributes, record.resource)
-            user = user_of(record.attributes, record.resource)
-            encoded = msgspec.json.encode(record.attributes)
-            indexed = terms(record, session, user, 1, 1)
-            line = line_id(record.time_us, 1)
-            log = (line, record.time_us, 1, record.scope, record.body, encoded, None, None, None)
-            rows.append((*log, indexed))
+            log = line.log
+            number = line_id(log.time_us, 1)
+            row = (number, log.time_us, 1, log.scope, line.body, line.attributes, None, None, None)
+            rows.append((*row, f"@r=1\n@k=1\n{line.terms}"))
         return rows
 
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -22,9 +22,9 @@ from replaylink.viewer.store.lines import (
     line_id,
     next_id,
     own_term,
+    prepare,
     session_of,
     term,
-    terms,
     text_of,
     time_of,
     user_of,
@@ -155,14 +155,15 @@ def test_terms_of_a_line() -> None:
         time_us=EPOCH_US,
         severity="info",
         body="hello",
-        attributes={"session.id": "s1", "n": 7},
+        attributes={"session.id": "s1", "distinct_id": "u1", "n": 7},
         scope="shop",
         trace_id="ab" * 16,
     )
+    (line,) = prepare([log])
+    found = line.terms.split("\n")
 
-    found = terms(log, "s1", "u1", 3, 9).split("\n")
-
-    assert {"@r=3", "@k=9", "@s=s1", "@u=u1", "logger=shop", "n=7", "session.id=s1"} < set(found)
+    assert line.linked
+    assert {"@s=s1", "@u=u1", "logger=shop", "n=7", "session.id=s1"} < set(found)
     assert 1 == found.count(f"trace_id={'ab' * 16}")
     assert {key_term("n"), "@s", "@u"} < set(found)
 

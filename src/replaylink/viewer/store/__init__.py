@@ -20,7 +20,7 @@ from replaylink.viewer.limits import MAX_RELATED_ISSUES, PAGE_SIZE
 from replaylink.viewer.query import LogQuery, QueryError
 from replaylink.viewer.records import Batch
 from replaylink.viewer.store import event_reader
-from replaylink.viewer.store.lines import MAX_ID
+from replaylink.viewer.store.lines import MAX_ID, prepare
 from replaylink.viewer.store.log_reader import LogReader
 from replaylink.viewer.store.results import (
     Attribute,
@@ -44,6 +44,9 @@ READERS = 4
 
 MIN_SIZE_MB = 10
 """The smallest limit: there is room for some sessions, and some thousand lines."""
+
+_FEW_LINES = 20
+"""Lines that are prepared in less time than it takes to have another thread do it."""
 
 MAX_TIMELINE = 1000
 """Lines, errors and events each beside a replay."""
@@ -120,7 +123,12 @@ class Store:
         Raises:
             StoreError: If it cannot be kept, because the disk is full, for example.
         """
-        await asyncio.wrap_future(self._writer.write(batch))
+        # Not by the thread that writes, which has the rest to do meanwhile.
+        if len(batch.logs) > _FEW_LINES:
+            lines = await asyncio.to_thread(prepare, batch.logs)
+        else:
+            lines = prepare(batch.logs)
+        await asyncio.wrap_future(self._writer.write(batch, lines))
 
     async def changed(self, seen: int) -> int:
         """

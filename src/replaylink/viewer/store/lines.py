@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -80,6 +81,9 @@ FIELDS = {
 What can be filtered on like an attribute, though OpenTelemetry keeps it apart: by the name in
 a filter, the name in a `LogRecord`.
 """
+
+_MAX_CACHED = 100
+"""Keys and values of so many characters are worth the memory that a cache takes."""
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -186,12 +190,6 @@ def key_term(key: str) -> str:
     """
     Return the term which tells that the attribute is there.
     """
-    # The cache is to hold no long ones.
-    return _short_key_term(key) if len(key) <= MAX_INDEXED_LENGTH else _term(f"?={key}")
-
-
-@functools.lru_cache(maxsize=4096)
-def _short_key_term(key: str) -> str:
     return _term(f"?={key}")
 
 
@@ -208,15 +206,43 @@ def _with_checksum(pair: str, exact: str) -> str:
     return f"{short}~{zlib.crc32(exact.encode()):08x}"
 
 
-def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> str:
+class Line(msgspec.Struct, gc=False):
     """
-    Return the terms of a line, each on a line of its own.
+    A log record with what can be made of it without the database.
+    """
 
-    ``@s``, ``@u``, ``@r`` and ``@k`` stand for its session, user, resource and kind; the first
-    two also without a value, where there is any.
+    log: LogRecord
+    body: str
+    attributes: bytes
+    """As JSON."""
+    linked: bool
+    terms: str
+    """All terms but those for its resource and its kind, each on a line of its own."""
+
+
+def prepare(logs: Iterable[LogRecord]) -> list[Line]:
     """
+    Make what can be made of log records without the database: half of the work.
+    """
+    lines = []
+    for log in logs:
+        session = session_of(log.attributes, log.resource)
+        lines.append(
+            Line(
+                log,
+                # Where there is a NUL, SQLite's index takes the text to end.
+                log.body.replace("\0", "\ufffd") if "\0" in log.body else log.body,
+                _encode(log.attributes),
+                bool(session),
+                _terms(log, session, user_of(log.attributes, log.resource)),
+            )
+        )
+    return lines
+
+
+def _terms(log: LogRecord, session: str, user: str) -> str:
     attributes = log.attributes
-    found = [f"@r={resource}", f"@k={kind}"]
+    found: list[str] = []
     if session:
         found += (own_term("@s", session), "@s")
     if user:
@@ -230,17 +256,14 @@ def terms(log: LogRecord, session: str, user: str, resource: int, kind: int) -> 
         if value and name not in attributes and name not in log.resource:
             found.append(term(name, value))
     for key, value in attributes.items():
-        found.append(key_term(key))
-        text = value if type(value) is str else text_of(value)
-        pair = f"{key}={text}"
-        # What `term` returns for most, found out sooner: this is done for each attribute.
-        if (
-            pair.islower()
-            and pair.isprintable()
-            and len(pair) <= MAX_INDEXED_LENGTH
-            and _is_plain(key)
-        ):
-            found.append(pair)
+        if type(value) is str and len(value) <= _MAX_CACHED and len(key) <= _MAX_CACHED:
+            found.append(_cached_terms(key, value))
         else:
-            found.append(term(key, text))
+            found += (key_term(key), term(key, text_of(value)))
     return "\n".join(found)
+
+
+@functools.lru_cache(maxsize=8192)
+def _cached_terms(key: str, value: str) -> str:
+    # Most attributes have few values: this is done for each attribute of each line.
+    return f"{key_term(key)}\n{term(key, value)}"

@@ -14,19 +14,18 @@ from typing import Any
 import msgspec
 
 from replaylink.viewer.limits import MAX_ID_LENGTH, MAX_SEARCHED_LENGTH
-from replaylink.viewer.records import JSONObject, LogRecord
+from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.lines import (
     KIND_MASK,
     MAX_SHIFT_BITS,
     SEQUENCE_MASK,
     TIME_SHIFT,
+    Line,
     line_id,
     next_id,
-    session_of,
-    terms,
+    prepare,
     text_of,
     time_of,
-    user_of,
 )
 from replaylink.viewer.store.schema import create_shard
 
@@ -129,27 +128,27 @@ class LogWriter:
                 (self._shard,),
             ).fetchone()
 
-    def write(self, logs: Sequence[LogRecord], now_us: int) -> None:
+    def write(self, lines: Sequence[Line], now_us: int) -> None:
         """
         Write lines.
 
         Args:
-            logs: The lines.
+            lines: The lines.
             now_us: The time, in microseconds since the epoch.
         """
         shard = self._open_shard(now_us)
         try:
             self._connection.execute("SAVEPOINT lines")
-            self._write(shard, logs, check=False)
+            self._write(shard, lines, check=False)
         except sqlite3.IntegrityError:
             # Lines of the same kind and microsecond stand there already, which is rare.
             self._connection.execute("ROLLBACK TO lines")
             self.load()
-            self._write(shard, logs, check=True)
+            self._write(shard, lines, check=True)
         self._connection.execute("RELEASE lines")
 
-    def _write(self, shard: int, logs: Sequence[LogRecord], *, check: bool) -> None:
-        lines: list[tuple[Any, ...]] = []
+    def _write(self, shard: int, lines: Sequence[Line], *, check: bool) -> None:
+        rows: list[tuple[Any, ...]] = []
         counts: Counter[tuple[int, int]] = Counter()
         loggers: Counter[tuple[int, str, str, bool]] = Counter()
         taken: set[int] = set()
@@ -157,65 +156,59 @@ class LogWriter:
         closed_until_us = max((last_us for _, _, last_us in self._closed), default=0)
         text_bytes = 0
         resource: JSONObject | None = None
-        for log in logs:
+        for line in lines:
+            log = line.log
             if log.resource is not resource:
                 resource = log.resource
                 resource_id = self._resource(resource, shard)
                 service = text_of(resource.get("service.name"))[:MAX_ID_LENGTH]
-            attributes = log.attributes
             if resource_id is None:
-                log = msgspec.structs.replace(
-                    log, attributes={"service.name": service, **attributes}, resource={}
-                )
-                attributes = log.attributes
-            session = session_of(attributes, log.resource)
-            linked = bool(session)
-            kind = self._kind(service, log.severity, linked)
+                own = {"service.name": service, **log.attributes}
+                log = msgspec.structs.replace(log, attributes=own, resource={})
+                (line,) = prepare([log])
+            kind = self._kind(service, log.severity, line.linked)
             first = line_id(log.time_us, kind)
-            line = hops.get(first, first)
+            number = hops.get(first, first)
             look = check or log.time_us <= closed_until_us
             tries = 0
-            while line in taken or (look and self._is_taken(shard, line)):
+            while number in taken or (look and self._is_taken(shard, number)):
                 tries += 1
-                line = _other_id(first, line, tries)
-            taken.add(line)
-            hops[first] = next_id(line)
-            encoded = self._encode(attributes)
-            # Where there is a NUL, SQLite's index takes the text to end.
-            body = log.body.replace("\0", "\ufffd") if "\0" in log.body else log.body
-            text_bytes += LINE_BYTES + len(encoded) + len(body)
+                number = _other_id(first, number, tries)
+            taken.add(number)
+            hops[first] = next_id(number)
+            text_bytes += LINE_BYTES + len(line.attributes) + len(line.body)
             second = log.time_us // 1_000_000
             counts[second, kind] += 1
-            loggers[second // LOGGER_STEP_S, service, log.scope, linked] += 1
-            lines.append(
+            loggers[second // LOGGER_STEP_S, service, log.scope, line.linked] += 1
+            rows.append(
                 (
-                    line,
+                    number,
                     log.time_us,
                     resource_id or 0,
                     log.scope,
-                    body,
-                    encoded,
+                    line.body,
+                    line.attributes,
                     log.event_name or None,
                     log.trace_id or None,
                     log.span_id or None,
-                    terms(log, session, user_of(attributes, log.resource), resource_id or 0, kind),
+                    f"@r={resource_id or 0}\n@k={kind}\n{line.terms}",
                 )
             )
         # Full-text tables begin a new segment whenever a row comes before the one before it.
-        lines.sort(key=lambda each: each[0])
-        self._insert(f"log_{shard}", [each[:9] for each in lines])
+        rows.sort(key=lambda each: each[0])
+        self._insert(f"log_{shard}", [each[:9] for each in rows])
         self._insert(
             f"text_{shard} (rowid, body)",
-            [(each[0], each[4][:MAX_SEARCHED_LENGTH]) for each in lines],
+            [(each[0], each[4][:MAX_SEARCHED_LENGTH]) for each in rows],
         )
-        self._insert(f"terms_{shard} (rowid, terms)", [(each[0], each[9]) for each in lines])
+        self._insert(f"terms_{shard} (rowid, terms)", [(each[0], each[9]) for each in rows])
         self._count(shard, counts, loggers)
 
         # By their IDs: those that gave way to others stand some microseconds later.
-        first_us, last_us = time_of(lines[0][0]), time_of(lines[-1][0])
+        first_us, last_us = time_of(rows[0][0]), time_of(rows[-1][0])
         self._first_us = min(first_us, self._first_us) if self._lines else first_us
         self._last_us = max(last_us, self._last_us)
-        self._lines += len(lines)
+        self._lines += len(rows)
         self._text_bytes += text_bytes
         self._connection.execute(
             "UPDATE shard SET first_us = ?, last_us = ?, lines = ?, text_bytes = ? WHERE id = ?",

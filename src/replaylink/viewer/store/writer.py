@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from replaylink.viewer.records import Batch
 from replaylink.viewer.store.event_writer import write_events, write_snapshots
+from replaylink.viewer.store.lines import Line
 from replaylink.viewer.store.log_writer import LogWriter
 from replaylink.viewer.store.schema import (
     StoreError,
@@ -49,6 +50,7 @@ _log = logging.getLogger("replaylink.viewer")
 
 class _Job(NamedTuple):
     batch: Batch
+    lines: list[Line]
     future: Future[None]
 
 
@@ -98,16 +100,18 @@ class Writer:
         self._thread.join()
         self._connection.close()
 
-    def write(self, batch: Batch) -> Future[None]:
+    def write(self, batch: Batch, lines: list[Line]) -> Future[None]:
         """
-        Keep a batch; the future is done when it is on the disk.
+        Keep a batch, the logs of which are given as prepared lines.
+
+        The future is done when it is on the disk.
         """
         future: Future[None] = Future()
         with self._state_lock:
             if self._is_closed:
                 future.set_exception(StoreError("The store is closed."))
             else:
-                self._waiting.put(_Job(batch, future))
+                self._waiting.put(_Job(batch, lines, future))
         return future
 
     def changed(self, seen: int) -> Future[int]:
@@ -153,7 +157,7 @@ class Writer:
                 # One whose sender is gone already was never acknowledged.
                 if job.future.set_running_or_notify_cancel():
                     group.append(job)
-                    lines += len(job.batch.logs)
+                    lines += len(job.lines)
                 if lines >= GROUP_LINES:
                     return group, False
                 job = self._waiting.get_nowait()
@@ -163,7 +167,7 @@ class Writer:
 
     def _write_group(self, group: list[_Job]) -> None:
         try:
-            self._write([job.batch for job in group])
+            self._write(group)
         except Exception as exc:
             self._roll_back()
             if len(group) > 1:
@@ -186,17 +190,17 @@ class Writer:
             if watcher.set_running_or_notify_cancel():
                 watcher.set_result(self._state)
 
-    def _write(self, batches: list[Batch]) -> None:
+    def _write(self, group: list[_Job]) -> None:
         if self._is_stale:
             self._logs.load()
             self._is_stale = False
         self._connection.execute("BEGIN IMMEDIATE")
-        logs = list(itertools.chain.from_iterable(batch.logs for batch in batches))
-        if logs:
-            self._logs.write(logs, now_us())
-        for batch in batches:
-            write_events(self._connection, batch.events, now_us())
-            write_snapshots(self._connection, batch.snapshots, now_us())
+        lines = list(itertools.chain.from_iterable(job.lines for job in group))
+        if lines:
+            self._logs.write(lines, now_us())
+        for job in group:
+            write_events(self._connection, job.batch.events, now_us())
+            write_snapshots(self._connection, job.batch.snapshots, now_us())
         self._connection.execute("COMMIT")
 
     def _roll_back(self) -> None:
