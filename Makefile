@@ -65,7 +65,7 @@ test: $(VENV)/tests chromium
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
-	$(BIN)/pytest $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
 	$(BIN)/tox run-parallel --parallel-no-spinner $(if $(PYTHONS),--discover $(PYTHONS))
 
 matrix: $(VENV)/tests

@@ -124,10 +124,14 @@ class Store:
             StoreError: If it cannot be kept, because the disk is full, for example.
         """
         # Not by the thread that writes, which has the rest to do meanwhile.
-        if len(batch.logs) > _FEW_LINES:
-            lines = await asyncio.to_thread(prepare, batch.logs)
-        else:
-            lines = prepare(batch.logs)
+        try:
+            if len(batch.logs) > _FEW_LINES:
+                lines = await asyncio.to_thread(prepare, batch.logs)
+            else:
+                lines = prepare(batch.logs)
+        except Exception as exc:
+            msg = f"It could not be written: {exc}."
+            raise StoreError(msg) from exc
         await asyncio.wrap_future(self._writer.write(batch, lines))
 
     async def changed(self, seen: int) -> int:
