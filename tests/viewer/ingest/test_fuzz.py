@@ -252,6 +252,9 @@ HUGE: list[Any] = [
     pytest.param(b"[%b{}]" % (b"{}," * 1_900_000), id="array-of-objects"),
     pytest.param(b'{"batch":[%b0]}' % (b"0," * 1_900_000), id="batch-of-numbers"),
     pytest.param(b'[%b""]' % (rb'"\ud800",' * 800_000), id="halves-of-surrogate-pairs"),
+    pytest.param(
+        b'{"event":"x","properties":{"a":"%b"}}' % (rb"\ud800" * 3_300_000), id="halves-within"
+    ),
     pytest.param(b"\\" * 2_000_000, id="backslashes"),
     pytest.param(b'"' + rb"\ud800" * 1_000_000, id="open-text"),
     pytest.param(b"1" * 5_000_000, id="digits"),

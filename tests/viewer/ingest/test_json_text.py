@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from replaylink.viewer.ingest.errors import BadPayload
-from replaylink.viewer.ingest.json_text import MAX_DEPTH, decode, is_utf8, load
+from replaylink.viewer import limits
+from replaylink.viewer.ingest.budget import Budget
+from replaylink.viewer.ingest.errors import BadPayload, TooLarge
+from replaylink.viewer.ingest.json_text import MAX_DEPTH, decode, is_utf8, load, repair
+
+
+def repaired(text: bytes) -> bytes:
+    return repair(text, Budget(len(text)))
 
 
 @pytest.mark.parametrize(
@@ -15,14 +25,48 @@ from replaylink.viewer.ingest.json_text import MAX_DEPTH, decode, is_utf8, load
         pytest.param(rb'"a\uDE00b"', "a\ufffdb", id="second-half"),
         pytest.param(rb'"\ud83d\ud83d\ude00"', "\ufffd😀", id="half-before-pair"),
         pytest.param(rb'"\\ud83d\ud83d"', "\\ud83d\ufffd", id="escaped-backslash"),
+        pytest.param(rb'"\\\ud83d\ude00"', "\\😀", id="backslash-before-pair"),
+        pytest.param(rb'"\ud83d\\ude00"', "\ufffd\\ude00", id="backslash-for-second-half"),
         pytest.param(rb'"\u00e9\n\ud83d"', "é\n\ufffd", id="other-escapes"),
+        pytest.param(rb'"\uD55C\uDFFF"', "한\ufffd", id="hangul-is-no-half"),
         pytest.param(rb'{"\ud83d":1}', {"\ufffd": 1}, id="key"),
     ],
 )
 def test_halves_of_surrogate_pairs_are_replaced(text: bytes, expected: object) -> None:
     """Half a pair, which nothing could store, becomes the replacement character."""
-    assert expected == load(text)
-    assert expected == load(msgspec.Raw(text))
+    assert expected == load(repaired(text))
+
+
+@given(st.text(st.characters(categories=["Cs"]) | st.sampled_from('\\u"d\n😀é'), max_size=12))
+def test_texts_of_javascript(text: str) -> None:
+    """Whatever a text in JavaScript has, only halves without their other half are replaced."""
+    expected = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+    assert expected == load(repaired(json.dumps(text).encode()))
+
+
+def test_a_text_without_halves_is_not_copied() -> None:
+    """What needs no repair stays what it is."""
+    text = rb'"\u00e9\\\n"'
+
+    assert text is repaired(text)
+
+
+def test_halves_in_what_is_not_utf8() -> None:
+    """Bytes that are no text are not made one."""
+    with pytest.raises(BadPayload):
+        repaired(b'"\xff\xff\\ud83d"')
+
+
+def test_too_many_halves() -> None:
+    """All texts of a request may have a number of halves together."""
+    budget = Budget(100)
+    half = rb"\ud83d\uDE00" * (limits.MAX_SURROGATES // 4)
+    for _ in range(2):
+        assert half == repair(half, budget)
+
+    with pytest.raises(TooLarge, match="surrogates"):
+        repair(rb"\ud83d", budget)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ def test_severity_numbers_in_json(number: object, expected: str) -> None:
         pytest.param({"config": {"log_level": "trace"}}, "trace", id="config"),
         pytest.param({"level": "what"}, "info", id="unknown"),
         pytest.param({"level": 50}, "info", id="no-text"),
+        pytest.param({"level": "error", "text": "\ud83d"}, "error", id="half-of-an-emoji"),
         pytest.param({"log": "error"}, "info", id="no-object"),
         pytest.param({"event": "x"}, "info", id="none"),
     ],
@@ -206,6 +207,14 @@ def test_times(time_us: int, kept: bool, original: str | None) -> None:
     for record in (in_protobuf, in_json):
         assert (time_us if kept else NOW_US) == record.time_us
         assert original == record.attributes.get("$originalTimestamp")
+
+
+def test_half_of_an_emoji_in_json() -> None:
+    """Half an emoji, which JavaScript makes where it cuts one in two, does not refuse a line."""
+    body = json.dumps(otlp_json({"body": {"stringValue": "a\ud83d"}})).encode()
+    (actual,) = decode_logs(body, NOW_US)
+
+    assert "a\ufffd" == actual.body
 
 
 def test_time_as_a_number_in_json() -> None:

@@ -209,6 +209,16 @@ def test_bombs_count_together() -> None:
         decoded([snapshot([event]), snapshot([event, event])])
 
 
+def test_halves_count_together() -> None:
+    """Halves of surrogate pairs count against one limit, wherever in a request they are."""
+    half = rb'"%b"' % (rb"\ud800" * (limits.MAX_SURROGATES // 2))
+    event = {**FULL, "cv": "2024-10", "data": gzip.compress(half).decode("latin-1")}
+
+    assert decoded([snapshot([event, event])])
+    with pytest.raises(TooLarge, match="surrogates"):
+        decoded([snapshot([event]), snapshot([event, event])])
+
+
 def test_too_many_parts() -> None:
     """A request that is nothing but commas is refused before it is split."""
     with pytest.raises(TooLarge, match="parts"):

@@ -23,10 +23,11 @@ class Budget:
         max_bytes: What it may be after all decompression, in bytes.
     """
 
-    __slots__ = ("bytes_left", "max_bytes", "values_left")
+    __slots__ = ("bytes_left", "max_bytes", "surrogates_left", "values_left")
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = self.bytes_left = max_bytes
+        self.surrogates_left = limits.MAX_SURROGATES
         self.values_left = limits.MAX_JSON_VALUES
 
     def spend_bytes(self, count: int) -> None:
@@ -39,6 +40,18 @@ class Budget:
         self.bytes_left -= count
         if self.bytes_left < 0:
             msg = f"more than {self.max_bytes} bytes after all decompression"
+            raise TooLarge(msg)
+
+    def spend_surrogates(self, count: int) -> None:
+        """
+        Count escaped halves of surrogate pairs.
+
+        Raises:
+            TooLarge: If that is more than what is left.
+        """
+        self.surrogates_left -= count
+        if self.surrogates_left < 0:
+            msg = f"JSON of more than {limits.MAX_SURROGATES} escaped surrogates"
             raise TooLarge(msg)
 
     def spend_values(self, text: msgspec.Raw) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,8 @@ from replaylink.viewer import limits
 from replaylink.viewer.records import Batch
 from replaylink.viewer.store import Store
 
-from .compression import GZIP_MAGIC
-from .errors import BadPayload, Refusal, TooLarge, check_token
+from .bodies import Bodies, is_light
+from .errors import RETRY_AFTER_S, BadPayload, Refusal, check_token
 from .events import Captured, decode_events
 from .otlp import decode_logs
 from .refusals import LimitedLog
@@ -51,49 +51,25 @@ POSTHOG_JS_FILES: Final = frozenset(
 )
 """What is served of posthog-js: the script for a page, and what that or an older one loads."""
 
-INLINE_BYTES: Final = 64 * 1024
-"""Bodies up to this size are decoded on the event loop: in less time than a thread's turn."""
-
-GZIP_RATIO: Final = 16
-"""How many times larger gzip is taken to become, before it is known."""
-
-RETRY_AFTER_S: Final = 2
-"""When a client may try again if the store fails, in seconds."""
-
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION: Final = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")
 # Two, so that one large recording does not hold up everybody's logs.
 _decoders: Final = ThreadPoolExecutor(2, thread_name_prefix="replaylink-decode")
+_bodies: Final = Bodies()
 _log: Final = LimitedLog()
 
 Decode = Callable[[bytes, int], Captured]
 """Makes records of a body that came at a time, in microseconds since the epoch."""
 
+_JSON_STARTS: Final = (b"{", b"[")
+# The only field of a request in protobuf, or JSON.
+_LOGS_STARTS: Final = (b"\x0a", b"{")
 
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
         msgspec.json.encode(value), status, headers=headers, media_type="application/json"
     )
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """
-    Return the body of a request.
-
-    Raises:
-        TooLarge: As soon as it is known to be larger than the limit; the rest is not read.
-        ClientDisconnect: If the client went before its end.
-    """
-    msg = f"more than {limit} bytes"
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise TooLarge(msg)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(msg)
-    return bytes(body)
 
 
 def _check_tokens(request: Request) -> None:
@@ -104,7 +80,9 @@ def _check_tokens(request: Request) -> None:
         check_token(request.query_params.get(name, ""))
 
 
-async def _take(request: Request, decode: Decode, limit: int, taken: Any) -> Response:
+async def _take(
+    request: Request, decode: Decode, limit: int, starts: tuple[bytes, ...], taken: Any
+) -> Response:
     """
     Read, decode and store what a request brings, and only then say so.
 
@@ -112,27 +90,30 @@ async def _take(request: Request, decode: Decode, limit: int, taken: Any) -> Res
         request: The request.
         decode: How its body becomes records.
         limit: The largest body, in bytes, as it comes.
+        starts: How a body begins that is not compressed.
         taken: The answer, as JSON.
     """
     path = request.url.path
     try:
         _check_tokens(request)
-        body = await _body(request, limit)
-        now_us = time.time_ns() // 1000
-        size = len(body) * (GZIP_RATIO if body.startswith(GZIP_MAGIC) else 1)
-        if size <= INLINE_BYTES:
-            captured = decode(body, now_us)
-        else:
-            loop = asyncio.get_running_loop()
-            captured = await loop.run_in_executor(_decoders, decode, body, now_us)
+        async with _bodies.reading(request, limit) as body:
+            now_us = time.time_ns() // 1000
+            if is_light(body, starts):
+                captured = decode(body, now_us)
+            else:
+                loop = asyncio.get_running_loop()
+                captured = await loop.run_in_executor(_decoders, decode, body, now_us)
+            return await _store(request, captured, taken)
     except ClientDisconnect:
         _log.log(logging.WARNING, "%s: the client went before the end of its request", path)
         return Response(status_code=BadPayload.status)
     except Refusal as refusal:
         _log.log(logging.WARNING, "%s: refused with %d: %s", path, refusal.status, refusal)
-        # What may be left of the body is not read: the connection is of no more use.
-        headers = {"Connection": "close"} if isinstance(refusal, TooLarge) else None
-        return _json({"error": str(refusal)}, refusal.status, headers)
+        return _json({"error": str(refusal)}, refusal.status, refusal.headers)
+
+
+async def _store(request: Request, captured: Captured, taken: Any) -> Response:
+    path = request.url.path
     if captured.left_out:
         _log.log(
             logging.WARNING,
@@ -160,7 +141,7 @@ async def take_logs(request: Request) -> Response:
     def decode(body: bytes, now_us: int) -> Captured:
         return Captured(Batch(logs=decode_logs(body, now_us)))
 
-    return await _take(request, decode, limits.MAX_LOGS_BYTES, {})
+    return await _take(request, decode, limits.MAX_LOGS_BYTES, _LOGS_STARTS, {})
 
 
 async def take_events(request: Request) -> Response:
@@ -185,7 +166,7 @@ async def _take_events(request: Request, limit: int) -> Response:
         # posthog-js writes milliseconds into its addresses.
         sent_at=int(sent_at) if _is_number(sent_at) else sent_at,
     )
-    return await _take(request, decode, limits.MAX_BODY_BYTES, {"status": 1})
+    return await _take(request, decode, limits.MAX_BODY_BYTES, _JSON_STARTS, {"status": 1})
 
 
 def _is_number(text: str) -> bool:

@@ -4,7 +4,11 @@ Why a request is refused.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+RETRY_AFTER_S: Final = 2
+"""When a client may try again if it is not its fault, in seconds."""
 
 
 class Refusal(ValueError):  # noqa: N818
@@ -14,6 +18,8 @@ class Refusal(ValueError):  # noqa: N818
 
     status: ClassVar[int]
     """The HTTP status of the answer."""
+    headers: ClassVar[Mapping[str, str]] = {}
+    """Headers of the answer."""
 
 
 class BadPayload(Refusal):
@@ -38,6 +44,26 @@ class TooLarge(Refusal):
     """
 
     status = 413
+    # What may be left of the body is not read: the connection is of no more use.
+    headers: ClassVar = {"Connection": "close"}
+
+
+class TooSlow(Refusal):
+    """
+    The payload has not come in time.
+    """
+
+    status = 408
+    headers: ClassVar = {"Connection": "close"}
+
+
+class TooBusy(Refusal):
+    """
+    Too much is on its way already.
+    """
+
+    status = 503
+    headers: ClassVar = {"Connection": "close", "Retry-After": str(RETRY_AFTER_S)}
 
 
 def check_token(token: str) -> None:

@@ -25,7 +25,7 @@ from .fields import (
     raw_object,
     value,
 )
-from .json_text import load
+from .json_text import load, repair
 from .recordings import snapshot
 
 SNAPSHOT = "$snapshot"
@@ -67,6 +67,7 @@ def decode_events(
     budget = Budget(limit)
     budget.spend_bytes(len(text))
     check_parts(text)
+    text = repair(text, budget)
     envelope: RawObject = {}
     if text.startswith(b"["):
         sent = raw_list(text)

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from .budget import Budget
 from .errors import BadPayload
 
 T = TypeVar("T")
@@ -20,19 +21,48 @@ Arrays and objects within each other. Protobuf has the same limit; what is this 
 encoded again wherever it goes.
 """
 
-# A pair, or any other escape that is not half of one; else half a pair.
-_ESCAPE: Final = re.compile(
-    rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])"
-    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+# The first half of a pair without the second one, or the other way round.
+_HALF: Final = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
+_ESCAPED_BACKSLASH: Final = rb"\\"
+_MARK: Final = b"\xff\xff"
+"""Stands for an escaped backslash for a while: no UTF-8 has these bytes."""
+
 _CHUNK_BYTES: Final = 1024 * 1024
+
+
+def repair(text: bytes, budget: Budget) -> bytes:
+    """
+    Return JSON in which half a surrogate pair, which nothing could store, is U+FFFD.
+
+    JavaScript makes such a half where it cuts an emoji in two. This is for a whole text as it
+    came, once: it costs more than decoding, and its parts need it no more.
+
+    Args:
+        text: The JSON.
+        budget: How many halves, paired or not, the request may still have.
+
+    Raises:
+        BadPayload: If it has halves and is not UTF-8.
+        TooLarge: If the budget is spent.
+    """
+    halves = text.count(rb"\ud") + text.count(rb"\uD")
+    if not halves:
+        return text
+    budget.spend_surrogates(halves)
+    if _MARK[:1] in text:
+        msg = "JSON that is not UTF-8"
+        raise BadPayload(msg)
+    # Where no backslash is escaped, each one begins an escape.
+    text = _HALF.sub(rb"\\ufffd", text.replace(_ESCAPED_BACKSLASH, _MARK))
+    return text.replace(_MARK, _ESCAPED_BACKSLASH)
 
 
 def decode(text: bytes | msgspec.Raw, kind: type[T]) -> T:
     """
     Decode JSON as a type that msgspec knows.
-
-    Half a surrogate pair becomes U+FFFD: JavaScript makes it where it cuts an emoji in two.
 
     Args:
         text: The JSON. A `msgspec.Raw` is read where it stands, without a copy.
@@ -45,14 +75,8 @@ def decode(text: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(text, type=kind)
     except (ValueError, msgspec.MsgspecError, RecursionError):
-        whole = _ESCAPE.sub(lambda match: match[1] or rb"\ufffd", memoryview(text))
-        if memoryview(text) != whole:
-            try:
-                return msgspec.json.decode(whole, type=kind)
-            except (ValueError, msgspec.MsgspecError, RecursionError):
-                pass
-    msg = "not JSON, or not of the expected shape"
-    raise BadPayload(msg)
+        msg = "not JSON, or not of the expected shape"
+        raise BadPayload(msg) from None
 
 
 def load(text: bytes | msgspec.Raw) -> Any:

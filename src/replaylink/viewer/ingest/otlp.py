@@ -26,9 +26,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from replaylink.viewer import limits
 from replaylink.viewer.records import SEVERITIES, JSONObject, LogRecord
 
+from .budget import Budget
 from .compression import decompress
 from .errors import BadPayload, TooLarge
-from .json_text import load
+from .json_text import load, repair
 
 ORIGINAL_TIME: Final = "$originalTimestamp"
 """The attribute that keeps a time which was too far off."""
@@ -95,7 +96,7 @@ def decode_logs(body: bytes, now_us: int) -> list[LogRecord]:
         else:
             if request.resource_logs or not body:
                 return _from_protobuf(request, now_us)
-    return _from_json(_requests(body), now_us)
+    return _from_json(_requests(repair(body, Budget(limits.MAX_LOGS_BYTES))), now_us)
 
 
 def _check_count(count: int) -> None:
@@ -425,7 +426,7 @@ def _severity(text: str, body: str) -> str:
         return severity
     if not text and body.startswith("{") and len(body) <= _MAX_LEVEL_BODY:
         try:
-            fields = load(body.encode())
+            fields = load(repair(body.encode(), Budget(_MAX_LEVEL_BODY)))
         except BadPayload:
             return _DEFAULT_SEVERITY
         for path in _SEVERITY_FIELDS:

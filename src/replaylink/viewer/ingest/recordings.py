@@ -28,7 +28,7 @@ from .fields import (
     raw_object,
     value,
 )
-from .json_text import decode, is_utf8, load
+from .json_text import decode, is_utf8, load, repair
 
 COMPRESSION: Final = "2024-10"
 """The only way of compression that posthog-js has had."""
@@ -138,5 +138,5 @@ def _inflated(text: msgspec.Raw, budget: Budget) -> msgspec.Raw:
         raise BadPayload(msg) from None
     inflated = gunzip(packed, budget.bytes_left)
     budget.spend_bytes(len(inflated))
-    # Checked, repaired if need be, and never built.
-    return decode(inflated, msgspec.Raw)
+    # Checked, and never built.
+    return decode(repair(inflated, budget), msgspec.Raw)
