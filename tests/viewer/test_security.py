@@ -199,7 +199,29 @@ async def test_pages_have_the_policy(app: Starlette, path: str) -> None:
         answer.headers["Cross-Origin-Resource-Policy"],
         answer.headers["Referrer-Policy"],
     )
+    assert "off" == answer.headers["X-DNS-Prefetch-Control"]
     assert "Cache-Control" in answer.headers
+
+
+async def test_recordings_frame_nothing(app: Starlette) -> None:
+    """The player's page, and the recorded page in it, can load no page in a frame or object."""
+    (policy,) = {(await ask(app, path)).headers["Content-Security-Policy"] for path in PLAYERS}
+    directives = dict(each.strip().partition(" ")[::2] for each in policy.split(";"))
+
+    assert ("'none'", "'none'") == (directives["frame-src"], directives["child-src"])
+    assert "'none'" == directives.get("object-src", directives["default-src"])
+
+
+@each_page
+async def test_pages_are_no_parts_of_pages(app: Starlette, path: str) -> None:
+    """A recorded picture, style or font can be a static file, and nothing that takes a query."""
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "no-cors"}
+    answers = [
+        await ask(app, path, headers={**own, "Sec-Fetch-Dest": part})
+        for part in ("image", "style", "font", "object")
+    ]
+
+    assert {path.startswith("/static/")} == {answer.status != 403 for answer in answers}
 
 
 @each_page

@@ -34,11 +34,13 @@ CSP = (
 PLAYER_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src data:; connect-src 'self'; font-src 'self' data:; "
-    "frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
+    "frame-src 'none'; child-src 'none'; frame-ancestors 'self'; base-uri 'none'; "
+    "form-action 'self'"
 )
 """
 The policy of the player's page, which that of the recorded page within it is as well: recorded
-styles are inline, recorded scripts do not run, and nothing comes from outside.
+styles are inline, recorded scripts do not run, nothing comes from outside, and no page of the
+viewer's is loaded into a recording. Frames are empty ones that rrweb fills, which it allows.
 """
 
 COOKIE = "replaylink_viewer"
@@ -52,6 +54,8 @@ PAGE_HEADERS = {
     # With "no-referrer" a form of our own would be sent with the origin "null".
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
+    # Browsers look up the hosts of links ahead, and those here are logged and recorded ones.
+    "X-DNS-Prefetch-Control": "off",
 }
 """The headers of each page, where it has none of its own by that name."""
 
@@ -61,6 +65,9 @@ _INGESTION_HEADERS = {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "X-Content-Type-Options": "nosniff",
 }
+
+# What browsers ask for where it is no part of a page: a page itself, or what a script fetches.
+_WHOLE = ("document", "iframe", "empty")
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+( *, *[A-Za-z0-9_-]+)*", re.ASCII)
@@ -134,6 +141,10 @@ class SecurityMiddleware:
             return _unknown_host(request)
         if is_foreign(request.method, request.headers):
             return _refuse("Other sites may link to this viewer, and not use it.")
+        is_part = request.headers.get("Sec-Fetch-Dest", "empty") not in _WHOLE
+        if is_part and not request.url.path.startswith("/static/"):
+            # A recorded picture or style: it would have the viewer search without end.
+            return _refuse("Only static files may be parts of a page.")
         if self._token is None:
             return None
 

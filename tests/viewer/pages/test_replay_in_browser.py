@@ -4,7 +4,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Locator, Page, expect
@@ -207,19 +208,31 @@ def test_from_an_error_to_its_recording(shop: Viewer, visitor: Visitor, recorded
 
 HOSTILE_PAGE = """
 <script>window.top.pwned = 1</script>
+<script src="http://127.0.0.1:{port}/script.js"></script>
 <img src="http://127.0.0.1:{port}/picture.png" onerror="window.top.pwned = 2">
 <link rel="preconnect" href="http://127.0.0.1:{port}">
 <link rel="dns-prefetch" href="//127.0.0.1:{port}">
 <link rel="prefetch" href="http://127.0.0.1:{port}/prefetch">
+<link rel="stylesheet preconnect" href="http://127.0.0.1:{port}/sheet.css">
 <link rel="stylesheet" href="http://127.0.0.1:{port}/style.css">
-<style>@import "http://127.0.0.1:{port}/import.css";
+<link rel="stylesheet" href="/static/own/viewer.css">
+<link id="changed">
+<img src="/logs">
+<style>@import "http://127.0.0.1:{port}/import.css"; @import "/logs";
 body {{ background: url(http://127.0.0.1:{port}/background.png) }}</style>
 <meta http-equiv="refresh" content="0; url=http://127.0.0.1:{port}/refresh">
+<meta id="changed" content="0; url=http://127.0.0.1:{port}/refreshed">
 <base href="http://127.0.0.1:{port}/">
 <iframe src="http://127.0.0.1:{port}/frame"></iframe>
+<iframe src="/logs"></iframe>
 <iframe srcdoc="<script>top.pwned = 3</script>"></iframe>
+<iframe id="changed"></iframe>
 <object data="http://127.0.0.1:{port}/object"></object>
+<object data="/logs"></object>
+<object id="changed"></object>
 <embed src="http://127.0.0.1:{port}/embed">
+<embed src="/logs">
+<embed id="changed">
 <video src="http://127.0.0.1:{port}/video" autoplay></video>
 <svg onload="window.top.pwned = 4"><image href="http://127.0.0.1:{port}/image.svg"></image></svg>
 <a href="javascript:window.top.pwned = 5" id="link">link</a>
@@ -228,39 +241,49 @@ body {{ background: url(http://127.0.0.1:{port}/background.png) }}</style>
 
 _ELEMENT = re.compile(r"<(\w+)((?:\s[^>]*)?)>")
 _ATTRIBUTE = re.compile(r'([\w-]+)(?:="([^"]*)")?')
+_START_MS = 1_757_620_800_000
 
 
-def hostile_events(port: int) -> list[dict[str, object]]:
+def mixed(name: str) -> str:
+    """A name in letters of both cases."""
+    return "".join(each.upper() if place % 2 else each for place, each in enumerate(name))
+
+
+def hostile_events(port: int, spelled: Callable[[str], str]) -> list[dict[str, Any]]:
     """A recording as a hostile client could send it, which no recorder would make."""
     html = HOSTILE_PAGE.format(port=port)
-    children: list[dict[str, object]] = []
-    for number, (tag, attributes) in enumerate(_ELEMENT.findall(html)):
+
+    def element(number: int, tag: str, inner: list[dict[str, Any]], **others: str) -> Any:
+        attributes = {spelled(name): value for name, value in others.items()}
+        return {
+            "type": 2,
+            "id": number,
+            "tagName": spelled(tag),
+            "attributes": attributes,
+            "childNodes": inner,
+        }
+
+    children, changed = [], []
+    for number, (tag, attributes) in enumerate(_ELEMENT.findall(html), 100):
         found = dict(_ATTRIBUTE.findall(attributes))
         text = re.search(rf"<{tag}{re.escape(attributes)}>([^<]+)</{tag}>", html)
-        inside: list[dict[str, object]] = []
-        if text is not None:
-            inside = [
-                {
-                    "type": 3,
-                    "id": 500 + number,
-                    "textContent": text[1],
-                    "isStyle": tag == "style",
-                }
-            ]
-        children.append(
-            {
-                "type": 2,
-                "id": 100 + number,
-                "tagName": tag,
-                "attributes": found,
-                "childNodes": inside,
-            }
-        )
-    sheet = {"rel": "preconnect", "href": f"http://127.0.0.1:{port}/late"}
-
-    def element(number: int, tag: str, inner: list[dict[str, object]]) -> dict[str, object]:
-        return {"type": 2, "id": number, "tagName": tag, "attributes": {}, "childNodes": inner}
-
+        inside = {"type": 3, "id": 400 + number, "isStyle": tag == "style"}
+        inner = [] if text is None else [{**inside, "textContent": text[1]}]
+        children.append(element(number, tag, inner, **found))
+        if found.get("id") == "changed":
+            changed.append(number)
+    # In the order in which they would do most: a link asks as soon as it has both.
+    asking = {
+        "rel": "preconnect",
+        "href": f"http://127.0.0.1:{port}/changed",
+        "data": "/replays",
+        "src": "/replays",
+        "http-equiv": "refresh",
+    }
+    added = [
+        element(900, "link", [], rel="preconnect", href=f"http://127.0.0.1:{port}/late"),
+        element(901, "iframe", [], src="/errors"),
+    ]
     document = {
         "type": 0,
         "id": 1,
@@ -269,38 +292,47 @@ def hostile_events(port: int) -> list[dict[str, object]]:
             element(3, "html", [element(4, "head", []), element(5, "body", children)]),
         ],
     }
+
+    def mutation(after_ms: int, **parts: list[dict[str, Any]]) -> dict[str, Any]:
+        data = {"source": 0, "texts": [], "removes": [], "attributes": [], "adds": [], **parts}
+        return {"type": 3, "timestamp": _START_MS + after_ms, "data": data}
+
+    def change(*numbers: int, **attributes: str) -> list[dict[str, Any]]:
+        attributes = {spelled(name): value for name, value in attributes.items()}
+        return [{"id": number, "attributes": dict(attributes)} for number in numbers]
+
     page = {"href": f"http://127.0.0.1:{port}/", "width": 800, "height": 600}
-    added = {"type": 2, "id": 900, "tagName": "link", "attributes": sheet, "childNodes": []}
-    late = {
-        "source": 0,
-        "texts": [],
-        "removes": [],
-        "attributes": [{"id": 900, "attributes": sheet}],
-        "adds": [{"parentId": 5, "nextId": None, "node": added}],
-    }
     top = {"top": 0, "left": 0}
     return [
-        {"type": 4, "timestamp": 1_757_620_800_000, "data": page},
+        {"type": 4, "timestamp": _START_MS, "data": page},
+        # rrweb shows the first picture at once, so that this is of its elements.
+        mutation(1, attributes=change(*changed, **asking)),
         {
             "type": 2,
-            "timestamp": 1_757_620_800_001,
+            "timestamp": _START_MS + 100,
             "data": {"node": document, "initialOffset": top},
         },
-        {"type": 3, "timestamp": 1_757_620_800_500, "data": late},
-        {"type": 3, "timestamp": 1_757_620_802_000, "data": {"source": 3, "id": 1, "x": 0, "y": 0}},
+        mutation(
+            300,
+            attributes=change(*changed, 900, 901, **asking),
+            adds=[{"parentId": 5, "nextId": None, "node": node} for node in added],
+        ),
+        mutation(500, attributes=change(*changed, 901, srcdoc="<script>top.pwned = 6</script>")),
+        mutation(600, attributes=[{"id": 5, "attributes": {"class": "done"}}]),
+        {"type": 3, "timestamp": _START_MS + 1000, "data": {"source": 3, "id": 1, "x": 0, "y": 0}},
     ]
 
 
-def test_a_hostile_recording(viewer: Viewer, chromium: Browser) -> None:
-    """A recording runs no script, loads nothing and connects to nobody."""
-    connections = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+@pytest.fixture
+def listener() -> Iterator[tuple[int, list[bytes]]]:
+    """A port that nobody is to connect to, and what those have sent who did."""
+    connections: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
         def accept() -> None:
             while True:
                 try:
-                    connection, _ = listener.accept()
+                    connection, _ = server.accept()
                 except OSError:
                     return
                 connection.settimeout(1)
@@ -312,37 +344,110 @@ def test_a_hostile_recording(viewer: Viewer, chromium: Browser) -> None:
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
-        events = hostile_events(port)
-        times = [int(str(event["timestamp"])) for event in events]
-        viewer.write(
-            Batch(
-                snapshots=[
-                    Snapshot(
-                        "1",
-                        SESSION,
-                        "w",
-                        USER,
-                        times[0],
-                        times[-1],
-                        True,
-                        json.dumps(events).encode(),
-                    )
-                ]
-            )
-        )
-        context = chromium.new_context(reduced_motion="reduce")
+        yield server.getsockname()[1], connections
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(2)
+
+
+@pytest.mark.parametrize("spelled", [str.lower, str.upper, mixed], ids=["lower", "upper", "mixed"])
+@pytest.mark.parametrize("played", [False, True], ids=["shown", "played"])
+def test_a_hostile_recording(
+    viewer: Viewer,
+    chromium: Browser,
+    listener: tuple[int, list[bytes]],
+    spelled: Callable[[str], str],
+    played: bool,
+) -> None:
+    """
+    A recording runs no script, connects to nobody and loads no page of the viewer's, in whatever
+    case its names are, and whether its changes come one by one or all at once.
+    """
+    port, connections = listener
+    events = hostile_events(port, spelled)
+    end_ms = events[-1]["timestamp"]
+    encoded = json.dumps(events).encode()
+    viewer.write(
+        Batch(snapshots=[Snapshot("1", SESSION, "w", USER, _START_MS, end_ms, True, encoded)])
+    )
+    with chromium.new_context(reduced_motion="no-preference" if played else "reduce") as context:
         page = context.new_page()
-        page.goto(f"{viewer.url}/replay/{SESSION}?timestamp={times[-1]}")
-        expect(replayed(page).locator("#link")).to_be_attached()
+        loaded: list[str] = []
+        page.on(
+            "response",
+            lambda response: (
+                loaded.append(response.url)
+                if response.ok and response.frame != page.main_frame
+                else None
+            ),
+        )
+        page.goto(f"{viewer.url}/replay/{SESSION}" + ("" if played else f"?timestamp={end_ms}"))
+        expect(replayed(page).locator("body.done #link")).to_be_attached()
         # Where a hint would have been taken, it is taken within some milliseconds.
         page.wait_for_timeout(700)
         pwned = page.evaluate("window.pwned")
+        framed = {frame.url for frame in page.frames if frame != page.main_frame}
         assert replayed(page).locator("form").count() == 1
         url = page.url
-        context.close()
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join(2)
 
     assert [] == connections
+    assert [] == loaded
+    assert {"about:blank"} == framed
     assert pwned is None
     assert f"/replay/{SESSION}" in url
+
+
+def test_a_recorded_frame(viewer: Viewer, visitor: Visitor) -> None:
+    """A page that was in a frame is shown in it, though the player loads nothing into frames."""
+
+    def element(number: int, tag: str, *inner: dict[str, Any], **attributes: str) -> Any:
+        return {
+            "type": 2,
+            "id": number,
+            "tagName": tag,
+            "attributes": attributes,
+            "childNodes": list(inner),
+        }
+
+    def document(number: int, *inner: dict[str, Any]) -> dict[str, Any]:
+        return {"type": 0, "id": number, "childNodes": list(inner)}
+
+    framed = document(20, element(21, "html", element(22, "body", element(23, "p", id="in"))))
+    style = element(7, "link", _cssText="#frame { width: 123px }")
+    frame = element(6, "iframe", id="frame", src="http://shop.test/card", rr_src="")
+    body = element(5, "body", frame)
+    node = document(1, element(3, "html", element(4, "head", style), body))
+    mutation = {"source": 0, "texts": [], "removes": [], "attributes": [], "isAttachIframe": True}
+    events = [
+        {
+            "type": 4,
+            "timestamp": _START_MS,
+            "data": {"href": "http://shop.test/", "width": 800, "height": 600},
+        },
+        {
+            "type": 2,
+            "timestamp": _START_MS + 1,
+            "data": {"node": node, "initialOffset": {"top": 0, "left": 0}},
+        },
+        {
+            "type": 3,
+            "timestamp": _START_MS + 2,
+            "data": {**mutation, "adds": [{"parentId": 6, "nextId": None, "node": framed}]},
+        },
+        {
+            "type": 3,
+            "timestamp": _START_MS + 1000,
+            "data": {"source": 3, "id": 1, "x": 0, "y": 0},
+        },
+    ]
+    encoded = json.dumps(events).encode()
+    viewer.write(
+        Batch(
+            snapshots=[
+                Snapshot("1", SESSION, "w", USER, _START_MS, _START_MS + 1000, True, encoded)
+            ]
+        )
+    )
+    page = visitor.open(viewer, f"/replay/{SESSION}?timestamp={_START_MS + 1000}")
+
+    expect(replayed(page).frame_locator("#frame").locator("#in")).to_be_attached()
+    expect(replayed(page).locator("#frame")).to_have_css("width", "123px")

@@ -4,6 +4,7 @@ Events, the issues that exceptions belong to, and recordings.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,19 @@ from replaylink.viewer.limits import RELATED_WINDOW_US
 from replaylink.viewer.query import LogQuery
 from replaylink.viewer.records import Batch, Event
 from replaylink.viewer.store import Store
-from replaylink.viewer.store.issues import MAX_FRAMES, exceptions, fingerprint
+from replaylink.viewer.store.event_writer import write_events
+from replaylink.viewer.store.issues import (
+    MAX_BYTES,
+    MAX_CONTEXT_LINES,
+    MAX_EXCEPTIONS,
+    MAX_FRAMES,
+    MAX_MESSAGE_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_SOURCE_LENGTH,
+    exceptions,
+    fingerprint,
+)
+from replaylink.viewer.store.schema import open_for_writing
 from tests.viewer.store.making import (
     HOUR_US,
     NOW_US,
@@ -162,6 +175,107 @@ def test_innermost_frames_are_kept() -> None:
     (found,) = exceptions(of(error(*frames)).properties)
 
     assert (MAX_FRAMES, "f999") == (len(found.frames), found.frames[-1].function)
+
+
+def test_issues_keep_their_ids() -> None:
+    """An exception is the same issue in each version of the viewer."""
+    assert "479aa99789d3524f" == fingerprint(
+        of(error(PYTHON_FRAME), error(JS_FRAME, type_="TypeError"))
+    )
+
+
+# What is kept of large ones
+
+LONG = "x" * 20_000
+LARGE_FRAME = PYTHON_FRAME | {
+    "filename": LONG,
+    "function": LONG,
+    "lineno": 500,
+    "pre_context": [f"{number} {LONG[:500]}" for number in range(470, 500)],
+    "context_line": f"500 {LONG[:500]}",
+    "post_context": [f"{number} {LONG[:500]}" for number in range(501, 530)],
+}
+
+
+def test_limits_of_a_frame() -> None:
+    """Of a frame the source right around its line is kept, and of each text its beginning."""
+    (found,) = exceptions(of(error(LARGE_FRAME, type_=LONG, value=LONG)).properties)
+    (frame,) = found.frames
+
+    numbers = range(500 - MAX_CONTEXT_LINES, 501 + MAX_CONTEXT_LINES)
+    assert [(number, f"{number} {LONG}"[:MAX_SOURCE_LENGTH]) for number in numbers] == frame.source
+    assert [MAX_NAME_LENGTH] * 3 == [*map(len, (found.type, frame.filename, frame.function))]
+    assert MAX_MESSAGE_LENGTH == len(found.message)
+
+
+def test_texts_are_no_objects() -> None:
+    """Where a text should be, an object or array, which may be of any size, is none."""
+    (found,) = exceptions(of(error(type_=[LONG], value={"a": LONG})).properties)  # type: ignore[arg-type]
+
+    assert ("Error", "") == (found.type, found.message)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(of(error(*[LARGE_FRAME] * 50, value=LONG)), id="large-frames"),
+        pytest.param(of(*[error(*[PYTHON_FRAME] * 150, value=LONG)] * 50), id="many-of-all"),
+        pytest.param(of(*[error(PYTHON_FRAME, value=LONG)] * 50), id="long-chain"),
+        pytest.param(of(error(*[PYTHON_FRAME] * 2000)), id="many-frames"),
+        pytest.param(of(error() | {"type": [LONG] * 50, "value": {"": [LONG] * 50}}), id="nested"),
+        pytest.param(of(error(PYTHON_FRAME), junk=[LONG] * 50), id="other-properties"),
+        pytest.param(
+            of(error(PYTHON_FRAME), **{"$current_url": LONG * 50, "$lib": LONG * 50}), id="page"
+        ),
+        pytest.param(
+            event(
+                "$exception",
+                properties={"$exception_type": LONG * 50, "$exception_message": LONG * 50},
+            ),
+            id="old-form",
+        ),
+    ],
+)
+def test_large_exceptions_are_kept_small(told: Event, tmp_path: Path) -> None:
+    """However much an exception brings, what is stored has a limit, and shows the same."""
+    connection = open_for_writing(tmp_path / "viewer.db")
+    write_events(connection, [told], NOW_US)
+    issue, kept = connection.execute("SELECT issue, properties FROM event").fetchone()
+    connection.close()
+
+    found = exceptions(told.properties)
+    assert len(kept) <= MAX_BYTES + MAX_EXCEPTIONS * (MAX_MESSAGE_LENGTH + MAX_NAME_LENGTH)
+    assert len(found) <= MAX_EXCEPTIONS
+    assert found == exceptions(msgspec.json.decode(kept))
+    assert fingerprint(told) == issue
+
+
+async def test_large_exceptions_can_be_shown(store: Store) -> None:
+    """The page of an issue with many large exceptions stays small."""
+    large = of(*[error(*[LARGE_FRAME] * 10, value=LONG)] * 3)
+    events = [msgspec.structs.replace(large, uuid=f"large-{number}") for number in range(8)]
+    await store.write(Batch(events=events))
+
+    (issue,) = store.issues()
+    found = store.occurrences(issue.id)
+
+    assert 8 == len(found) == issue.occurrences
+    assert len(msgspec.json.encode([issue, found])) < 8 * 1.2 * MAX_BYTES
+
+
+async def test_large_events_are_kept_small(tmp_path: Path) -> None:
+    """Of other events, too, what is shown is stored if they are large, or else all of it."""
+    url = {"$current_url": "http://shop/cart"}
+    connection = open_for_writing(tmp_path / "viewer.db")
+    write_events(
+        connection,
+        [event("$pageview", properties={**url, "a": each}) for each in (LONG, LONG * 50)],
+        NOW_US,
+    )
+    rows = connection.execute("SELECT properties FROM event ORDER BY id").fetchall()
+    connection.close()
+
+    assert [{**url, "a": LONG}, url] == [msgspec.json.decode(kept) for (kept,) in rows]
 
 
 # What is told of an issue

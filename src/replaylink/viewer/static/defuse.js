@@ -1,40 +1,45 @@
 // A recording holds what a page held, and a page can ask for more than pictures and styles. The
 // Content Security Policy keeps those out; what it does not speak of is taken out here.
+// Names are compared as the DOM takes them: whatever they are written like, it folds their case.
 
-const ELEMENT = 2
-const HINTS = /\b(dns-prefetch|preconnect|prefetch|preload|modulepreload|prerender|manifest|icon)\b/i
-const FRAMES = ['iframe', 'frame', 'object', 'embed', 'portal']
+// What loads or hints at a document of its own, and by which attributes. That is each link too:
+// the stylesheets that can be shown are those that the recorder has put into the recording.
+const LOADING = ['link', 'iframe', 'frame', 'object', 'embed', 'portal']
+const LOADED = ['href', 'rel', 'src', 'data']
+
+// What no element keeps.
+const NEVER = ['http-equiv', 'srcdoc', 'imagesrcset', 'ping']
+
+function drop(attributes, names) {
+  for (const name of Object.keys(attributes ?? {}))
+    if (names.includes(name.toLowerCase())) delete attributes[name]
+}
 
 /** Takes out of rrweb's events what would make the browser ask for something. */
 export function defuse(events) {
-  const links = new Set()
+  // By their IDs, whenever those have belonged to such an element: a change may come before it.
+  const loading = new Set()
 
   function visit(node) {
-    if (node.type === ELEMENT) {
-      const { tagName, attributes } = node
-      if (tagName === 'link' && (attributes.href || attributes.rel)) {
-        if (HINTS.test(attributes.rel ?? '') || !attributes.rel) {
-          links.add(node.id)
-          delete attributes.href
-          delete attributes.imagesrcset
-        }
+    if ('tagName' in node) {
+      // In lower case rrweb knows it too, and makes no script of a script.
+      node.tagName = String(node.tagName).toLowerCase()
+      drop(node.attributes, NEVER)
+      if (LOADING.includes(node.tagName)) {
+        loading.add(node.id)
+        drop(node.attributes, LOADED)
       }
-      if (tagName === 'meta') delete attributes['http-equiv']
-      if (FRAMES.includes(tagName)) for (const name of ['src', 'srcdoc', 'data']) delete attributes[name]
-      delete attributes.ping
     }
     node.childNodes?.forEach(visit)
   }
 
-  for (const { type, data } of events) {
-    if (type === 2) visit(data.node)
-    if (type !== 3 || data.source !== 0) continue
-    for (const { node } of data.adds ?? []) visit(node)
+  const mutations = events.filter(({ type, data }) => type === 3 && data.source === 0)
+  for (const { type, data } of events) if (type === 2) visit(data.node)
+  for (const { data } of mutations) for (const { node } of data.adds ?? []) visit(node)
+  for (const { data } of mutations)
     for (const { id, attributes } of data.attributes ?? []) {
-      if (links.has(id)) for (const name of ['href', 'rel', 'imagesrcset']) delete attributes[name]
-      for (const name of ['srcdoc', 'ping']) delete attributes[name]
-      if (HINTS.test(attributes.rel ?? '')) delete attributes.rel
+      drop(attributes, NEVER)
+      if (loading.has(id)) drop(attributes, LOADED)
     }
-  }
   return events
 }

@@ -12,7 +12,14 @@ import msgspec
 
 from replaylink.viewer.limits import MAX_CLOCK_SKEW_US
 from replaylink.viewer.records import Event, Snapshot
-from replaylink.viewer.store.issues import EXCEPTION_EVENT, exceptions, fingerprint
+from replaylink.viewer.store.issues import (
+    EXCEPTION_EVENT,
+    MAX_BYTES,
+    MAX_NAME_LENGTH,
+    exceptions,
+    fingerprint,
+    shown,
+)
 
 _COMPRESSION_LEVEL = 1
 """zlib's quickest: it still takes recordings to about a tenth."""
@@ -37,7 +44,7 @@ def write_events(connection: sqlite3.Connection, events: Sequence[Event], now_us
                 event.session_id,
                 event.window_id,
                 issue,
-                msgspec.json.encode(event.properties),
+                _properties(event),
             ),
         ).rowcount
         if new and issue is not None:
@@ -52,10 +59,16 @@ def write_events(connection: sqlite3.Connection, events: Sequence[Event], now_us
                     issue,
                     seen.type,
                     seen.message,
-                    library if isinstance(library, str) else "",
+                    library[:MAX_NAME_LENGTH] if isinstance(library, str) else "",
                     time_us,
                 ),
             )
+
+
+def _properties(event: Event) -> bytes:
+    encoded = msgspec.json.encode(event.properties)
+    # A page reads many events, and would read each as a whole.
+    return encoded if len(encoded) <= MAX_BYTES else msgspec.json.encode(shown(event))
 
 
 def write_snapshots(

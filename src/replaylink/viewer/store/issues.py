@@ -7,16 +7,39 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
+
 from replaylink.viewer.records import Event, JSONObject
 from replaylink.viewer.store.results import ExceptionInfo, Frame
 
 EXCEPTION_EVENT = "$exception"
 
-MAX_EXCEPTIONS = 50
+MAX_EXCEPTIONS = 20
 """Exceptions of one chain that are looked at."""
 
-MAX_FRAMES = 200
+MAX_FRAMES = 100
 """Frames of one stack trace that are looked at, the innermost ones."""
+
+MAX_CONTEXT_LINES = 10
+"""Lines of source on each side of a frame's own; SDKs send 5 or 7."""
+
+MAX_SOURCE_LENGTH = 300
+"""A line of source, in characters."""
+
+MAX_NAME_LENGTH = 500
+"""A type, a function or the name of a file, in characters."""
+
+MAX_MESSAGE_LENGTH = 10_000
+"""A message, in characters."""
+
+MAX_BYTES = 256 * 1024
+"""
+A chain with its stack traces, as JSON: frames beyond it are left out. Pages have many chains;
+one of three exceptions with 40 frames each has about 80 KB.
+"""
+
+_SHOWN = ("$lib", "$current_url", "$request_path")
+"""Properties that are shown, of exceptions and of other events."""
 
 
 def fingerprint(event: Event) -> str:
@@ -31,7 +54,7 @@ def fingerprint(event: Event) -> str:
     parts: list[str] = []
     given = event.properties.get("$exception_fingerprint")
     if given and isinstance(given, str):
-        parts = ["given", given]
+        parts = ["given", given[:MAX_MESSAGE_LENGTH]]
     else:
         for exception in exceptions(event.properties):
             parts += ["exception", exception.type]
@@ -46,15 +69,20 @@ def fingerprint(event: Event) -> str:
 def exceptions(properties: JSONObject) -> list[ExceptionInfo]:
     """
     Return the chain of exceptions that an event tells; what has no sensible shape is left out.
+
+    Whatever the event holds, the chain has little more than `MAX_BYTES` at the most.
     """
-    listed = properties.get("$exception_list")
-    found = [_exception(each) for each in _objects(listed)[:MAX_EXCEPTIONS]]
+    found: list[ExceptionInfo] = []
+    room = MAX_BYTES
+    for told in _objects(properties.get("$exception_list"))[:MAX_EXCEPTIONS]:
+        found.append(_exception(told, room))
+        room -= _size(found[-1])
     if not found:
         # What posthog-js sent before 2024, and what is sent by hand.
         found = [
             ExceptionInfo(
-                type=_text(properties.get("$exception_type")) or "Error",
-                message=_text(properties.get("$exception_message")),
+                type=_text(properties.get("$exception_type"), MAX_NAME_LENGTH) or "Error",
+                message=_text(properties.get("$exception_message"), MAX_MESSAGE_LENGTH),
                 handled=True,
                 frames=[],
             )
@@ -62,29 +90,53 @@ def exceptions(properties: JSONObject) -> list[ExceptionInfo]:
     return found
 
 
-def _exception(told: JSONObject) -> ExceptionInfo:
+def shown(event: Event) -> JSONObject:
+    """
+    Return what is shown of an event's properties, in the form in which it was sent.
+    """
+    kept: JSONObject = {
+        name: _text(event.properties[name], MAX_MESSAGE_LENGTH)
+        for name in _SHOWN
+        if name in event.properties
+    }
+    if event.name == EXCEPTION_EVENT:
+        kept["$exception_list"] = [_told(each) for each in exceptions(event.properties)]
+    return kept
+
+
+def _exception(told: JSONObject, room: int) -> ExceptionInfo:
     stack = told.get("stacktrace")
     mechanism = told.get("mechanism")
-    frames = _objects(stack.get("frames")) if isinstance(stack, dict) else []
-    return ExceptionInfo(
-        type=_text(told.get("type")) or "Error",
-        message=_text(told.get("value")),
+    found = ExceptionInfo(
+        type=_text(told.get("type"), MAX_NAME_LENGTH) or "Error",
+        message=_text(told.get("value"), MAX_MESSAGE_LENGTH),
         handled=not isinstance(mechanism, dict) or mechanism.get("handled") is not False,
-        frames=[_frame(each) for each in frames[-MAX_FRAMES:]],
+        frames=[],
     )
+    room -= _size(found)
+    frames = _objects(stack.get("frames")) if isinstance(stack, dict) else []
+    for each in reversed(frames[-MAX_FRAMES:]):
+        frame = _frame(each)
+        room -= _size(frame)
+        if room < 0:
+            break
+        found.frames.append(frame)
+    found.frames.reverse()
+    return found
 
 
 def _frame(told: JSONObject) -> Frame:
     line = _number(told.get("lineno"))
     source = []
     if line is not None:
-        before = _lines(told.get("pre_context"))
-        here = _lines([told["context_line"]]) if "context_line" in told else []
-        after = _lines(told.get("post_context"))
-        source = list(enumerate([*before, *here, *after], line - len(before)))
+        before = _list(told.get("pre_context"))[-MAX_CONTEXT_LINES:]
+        here = [told["context_line"]] if "context_line" in told else []
+        after = _list(told.get("post_context"))[:MAX_CONTEXT_LINES]
+        lines = [_text(each, MAX_SOURCE_LENGTH) for each in (*before, *here, *after)]
+        source = list(enumerate(lines, line - len(before)))
     return Frame(
-        function=_text(told.get("function")),
-        filename=_text(told.get("filename")),
+        function=_text(told.get("function"), MAX_NAME_LENGTH),
+        filename=_text(told.get("filename"), MAX_NAME_LENGTH),
         line=line,
         column=_number(told.get("colno")),
         in_app=told.get("in_app") is True,
@@ -92,16 +144,50 @@ def _frame(told: JSONObject) -> Frame:
     )
 
 
+def _told(exception: ExceptionInfo) -> JSONObject:
+    # The reverse of `_exception`.
+    return {
+        "type": exception.type,
+        "value": exception.message,
+        "mechanism": {"handled": exception.handled},
+        "stacktrace": {"frames": [_told_frame(frame) for frame in exception.frames]},
+    }
+
+
+def _told_frame(frame: Frame) -> JSONObject:
+    told: JSONObject = {
+        "function": frame.function,
+        "filename": frame.filename,
+        "lineno": frame.line,
+        "colno": frame.column,
+        "in_app": frame.in_app,
+    }
+    for number, text in frame.source:
+        if number == frame.line:
+            told["context_line"] = text
+        else:
+            side = "pre_context" if number < (frame.line or 0) else "post_context"
+            told.setdefault(side, []).append(text)
+    return told
+
+
+def _size(part: ExceptionInfo | Frame) -> int:
+    return len(msgspec.json.encode(part))
+
+
 def _objects(value: Any) -> list[JSONObject]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return [each for each in _list(value) if isinstance(each, dict)]
 
 
-def _lines(value: Any) -> list[str]:
-    return [_text(each) for each in value] if isinstance(value, list) else []
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
+def _text(value: Any, length: int) -> str:
+    if isinstance(value, str):
+        return value[:length]
+    # Not arrays and objects, which may be as large as a request.
+    return str(value)[:length] if isinstance(value, (int, float)) else ""
 
 
 def _number(value: Any) -> int | None:
