@@ -39,7 +39,7 @@ from replaylink.viewer.store.results import (
 )
 from replaylink.viewer.store.search import Search, quoted, value_of
 
-BUDGET_S = 0.15
+BUDGET_S = 0.1
 """How long one query looks for lines, so that with all else it takes less than 200 ms."""
 
 LATEST = 2000
