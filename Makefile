@@ -65,7 +65,8 @@ test: $(VENV)/tests chromium
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
+	@# In random order, so that files of few and long tests do not all come last.
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
 	$(BIN)/tox run-parallel --parallel-no-spinner $(if $(PYTHONS),--discover $(PYTHONS))
 
 matrix: $(VENV)/tests

@@ -9,7 +9,7 @@ from tests.servers.running import Server
 
 CLIENTS = 64
 
-REQUESTS = 2000
+REQUESTS = 1200
 """For each server: over 20,000 in all."""
 
 SEED = 20
