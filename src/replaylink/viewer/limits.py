@@ -106,6 +106,12 @@ MAX_TABS = 100
 MAX_RELATED_ISSUES = 100
 """Issues under "Related errors"."""
 
+MAX_OCCURRENCES_BYTES = 8 * 1024 * 1024
+"""Exceptions that are read at once, the latest ones."""
+
+MAX_URL_LENGTH = 2000
+"""The address of an event, in characters."""
+
 RELATED_WINDOW_US = 6 * 3600 * 1_000_000
 """How far an error may be from the line, either way, to be related."""
 

@@ -13,7 +13,7 @@ import pytest
 from replaylink.viewer.limits import RELATED_WINDOW_US
 from replaylink.viewer.query import LogQuery
 from replaylink.viewer.records import Batch, Event
-from replaylink.viewer.store import Store
+from replaylink.viewer.store import Store, event_reader
 from replaylink.viewer.store.event_writer import write_events
 from replaylink.viewer.store.issues import (
     MAX_BYTES,
@@ -570,3 +570,14 @@ async def test_timeline(store: Store) -> None:
         each.url for each in found.events
     ]
     assert {("$pageview", "w1")} == {(each.name, each.window_id) for each in found.events}
+
+
+async def test_long_exceptions_are_read_in_part(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of exceptions that are too long to be read at once, the latest ones are."""
+    monkeypatch.setattr(event_reader, "MAX_OCCURRENCES_BYTES", 5000)
+    events = [exception(ago_us=n, message="x" * 2000, uuid=f"e{n}") for n in range(5)]
+    await store.write(Batch(events=events))
+
+    assert ["e2", "e1", "e0"] == [each.uuid for each in store.timeline("s1").errors]

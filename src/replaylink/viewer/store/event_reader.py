@@ -10,7 +10,13 @@ from typing import Any
 
 import msgspec
 
-from replaylink.viewer.limits import MAX_RELATED_ISSUES, MAX_TABS, RELATED_WINDOW_US
+from replaylink.viewer.limits import (
+    MAX_OCCURRENCES_BYTES,
+    MAX_RELATED_ISSUES,
+    MAX_TABS,
+    MAX_URL_LENGTH,
+    RELATED_WINDOW_US,
+)
 from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.issues import exceptions
 from replaylink.viewer.store.results import Issue, Occurrence, PageView, Recording, Tab
@@ -172,6 +178,7 @@ def occurrences(
         (*values, limit),
     )
     found = []
+    room = MAX_OCCURRENCES_BYTES
     for uuid, issue_id, at_us, session_id, window_id, distinct_id, properties in rows:
         told: JSONObject = msgspec.json.decode(properties)
         url, library = _place(told)
@@ -188,6 +195,9 @@ def occurrences(
                 exceptions=exceptions(told),
             )
         )
+        room -= len(properties)
+        if room < 0:
+            break
     return found
 
 
@@ -212,6 +222,6 @@ def _place(properties: JSONObject) -> tuple[str, str]:
     url = properties.get("$current_url") or properties.get("$request_path")
     library = properties.get("$lib")
     return (
-        url.split("?")[0].split("#")[0] if isinstance(url, str) else "",
+        url.split("?")[0].split("#")[0][:MAX_URL_LENGTH] if isinstance(url, str) else "",
         library if isinstance(library, str) else "",
     )
