@@ -16,7 +16,7 @@ import pytest
 from replaylink.viewer import store as store_module
 from replaylink.viewer.query import LogQuery
 from replaylink.viewer.records import Batch
-from replaylink.viewer.store import writer
+from replaylink.viewer.store import schema, writer
 from tests.viewer.store.conftest import OpenStore
 from tests.viewer.store.making import HOUR_US, SECOND_US, event, exception, line, snapshot
 
@@ -311,3 +311,20 @@ async def test_queries_go_on_meanwhile(
 
     assert [] == failures
     assert reads > 3
+
+
+async def test_kinds_go_with_their_lines(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind whose last lines are dropped is free again, and that of other lines is not."""
+    monkeypatch.setattr(writer, "MAX_SHARD_LINES", 1)
+    store = open_store()
+    for service in ("gone", "kept"):
+        await store.write(Batch(logs=[line(service=service)]))
+    store.close()
+    connection = schema.open_for_writing(tmp_path / "viewer.db")
+    schema.drop_shard(connection, 1)
+    kinds = connection.execute("SELECT service FROM kind").fetchall()
+    connection.close()
+
+    assert [("kept",)] == kinds

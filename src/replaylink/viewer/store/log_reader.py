@@ -296,7 +296,10 @@ class LogReader:
             looked_at += 1
             route = next((log.attributes[key] for key in ROUTE_KEYS if key in log.attributes), "")
             if route:
-                _add(routes, text_of(route).split("?")[0][:200], 1, int(bool(log.session_id)))
+                name = text_of(route).split("?")[0][:200]
+                share = routes.setdefault(name, Share(name, 0, 0))
+                share.total += 1
+                share.linked += bool(log.session_id)
             if not log.session_id:
                 pattern = message_pattern(log.body)
                 group = (log.service, log.scope, pattern)
@@ -425,12 +428,6 @@ def _bar_width_us(range_us: int, bars: int) -> int:
     # A multiple, so that whole steps can be counted.
     widest_us = BAR_WIDTHS_S[-1] * 1_000_000
     return round(widest_us * -(-range_us // (widest_us * bars)))
-
-
-def _add(shares: dict[str, Share], name: str, lines: int, linked: int) -> None:
-    share = shares.setdefault(name, Share(name, 0, 0))
-    share.total += lines
-    share.linked += linked
 
 
 def _commonest(shares: Iterable[Share]) -> list[Share]:

@@ -282,7 +282,9 @@ def drop_shard(connection: sqlite3.Connection, shard: int) -> None:
         connection.execute(f"DELETE FROM {table} WHERE shard = ?", (shard,))  # noqa: S608
     connection.execute("DELETE FROM shard WHERE id = ?", (shard,))
     connection.execute(
-        "DELETE FROM kind WHERE id NOT IN (SELECT DISTINCT kind FROM line_count WHERE step_s = 600)"
+        # The widest step has the fewest rows, and all lines are counted in each.
+        "DELETE FROM kind WHERE id NOT IN (SELECT DISTINCT kind FROM line_count"
+        " WHERE step_s = (SELECT max(step_s) FROM line_count))"
     )
     connection.execute(
         "DELETE FROM resource WHERE NOT EXISTS (SELECT 1 FROM shard WHERE id <= resource.shard)"
