@@ -133,6 +133,22 @@ def test_nothing_is_wider_than_the_screen(found: dict[str, dict[str, Any]], name
     assert (1280, 390) == (found[name]["1280 px"], found[name]["390 px"])
 
 
+@pytest.mark.parametrize("name", ["list", "recording", "replay"])
+def test_a_narrowed_window(shop: Viewer, visitor: Visitor, name: str) -> None:
+    """
+    No page scrolls sideways before its scripts have drawn what they draw anew in a smaller window.
+    """
+    page = visitor.open(shop, "/setup")
+    page.add_init_script("window.ResizeObserver = class { observe() {} }")
+    page.goto(addresses(shop)[name])
+    settled(page, name)
+    if name == "list":
+        expect(page.locator("#histogram canvas")).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_axe_on_what_opens(shop: Viewer, visitor: Visitor) -> None:
     """axe-core finds nothing serious in what a button opens."""
     page = visitor.open(shop, "/logs?columns=long&q=nothing")
