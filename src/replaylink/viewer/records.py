@@ -89,3 +89,5 @@ class Batch(msgspec.Struct):
     logs: list[LogRecord] = []
     events: list[Event] = []
     snapshots: list[Snapshot] = []
+    prepared: Any = None
+    """What a store has made of the logs beforehand: see `Store.prepare`."""

@@ -36,10 +36,11 @@ RECORDING = as_json([snapshot([compressed(FULL)])])
 @contextmanager
 def busy_decoders() -> Iterator[None]:
     """
-    Keep all threads busy that decode, as large bodies would.
+    Keep the threads busy that decode, as large bodies would.
     """
     done = threading.Event()
-    tasks = [endpoints._decoders.submit(done.wait, 10) for _ in range(2)]
+    decoders = (endpoints._LOGS.decoder, endpoints._EVENTS.decoder)
+    tasks = [decoder.submit(done.wait, 10) for decoder in decoders]
     try:
         yield
     finally:
@@ -95,6 +96,19 @@ def test_bodies_that_may_be_costly_wait(client: httpx.Client, path: str, body: b
         assert [] == answers
     thread.join(10)
     assert [200] == answers
+
+
+def test_a_recording_does_not_hold_up_logs(client: httpx.Client) -> None:
+    """Logs have a thread of their own."""
+    done = threading.Event()
+    task = endpoints._EVENTS.decoder.submit(done.wait, 10)
+    try:
+        answer = client.post("/v1/logs", content=gzip.compress(LOGS))
+    finally:
+        done.set()
+        task.result()
+
+    assert 200 == answer.status_code
 
 
 @contextmanager

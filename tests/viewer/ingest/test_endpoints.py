@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import httpx
@@ -16,6 +16,8 @@ import pytest
 from replaylink.viewer import limits
 from replaylink.viewer.ingest import endpoints
 from replaylink.viewer.ingest.refusals import LimitedLog
+from replaylink.viewer.records import Batch
+from replaylink.viewer.store import StoreError
 from tests.viewer.ingest.payloads import (
     FULL,
     META,
@@ -119,6 +121,28 @@ def test_the_store_fails(
     assert "disk full" in caplog.text
     viewer.store.failure = None
     assert 200 == client.post("/e/", content=fresh()).status_code
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["light", "compressed"])
+def test_logs_cannot_be_prepared(
+    client: httpx.Client,
+    viewer: Viewer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    compress: Callable[[bytes], bytes],
+) -> None:
+    """If the store fails before anything is written, it is told in the same way."""
+
+    def fail(batch: Batch) -> None:
+        raise StoreError("no memory")
+
+    monkeypatch.setattr(viewer.store, "prepare", fail)
+    answer = client.post("/v1/logs", content=compress(LOGS))
+
+    assert 503 == answer.status_code
+    assert int(answer.headers["retry-after"]) > 0
+    assert ["/v1/logs: the store failed"] == own_lines(caplog)
+    assert "no memory" in caplog.text
 
 
 def own_lines(caplog: pytest.LogCaptureFixture) -> list[str]:

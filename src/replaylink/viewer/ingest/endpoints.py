@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -26,7 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 from replaylink.viewer import limits
 from replaylink.viewer.records import Batch
-from replaylink.viewer.store import Store
+from replaylink.viewer.store import Store, StoreError
 
 from .bodies import Bodies, is_light
 from .errors import RETRY_AFTER_S, BadPayload, Refusal, check_token
@@ -53,8 +53,6 @@ POSTHOG_JS_FILES: Final = frozenset(
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VERSION: Final = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")
-# Two, so that one large recording does not hold up everybody's logs.
-_decoders: Final = ThreadPoolExecutor(2, thread_name_prefix="replaylink-decode")
 _bodies: Final = Bodies()
 _log: Final = LimitedLog()
 
@@ -64,6 +62,32 @@ Decode = Callable[[bytes, int], Captured]
 _JSON_STARTS: Final = (b"{", b"[")
 # The only field of a request in protobuf, or JSON.
 _LOGS_STARTS: Final = (b"\x0a", b"{")
+
+
+class _Intake(NamedTuple):
+    """
+    How bodies of a kind are taken in.
+    """
+
+    max_bytes: int
+    """The largest body, as it comes."""
+    starts: tuple[bytes, ...]
+    """How a body begins that is not compressed."""
+    taken: Any
+    """The answer, as JSON."""
+    decoder: ThreadPoolExecutor
+    """
+    Decodes what is not light. It is one thread: two would do no more, as Python runs one at a
+    time, and keep the store's thread waiting. Logs have their own, which no recording holds up.
+    """
+
+
+_LOGS: Final = _Intake(
+    limits.MAX_LOGS_BYTES, _LOGS_STARTS, {}, ThreadPoolExecutor(1, "replaylink-logs")
+)
+_EVENTS: Final = _Intake(
+    limits.MAX_BODY_BYTES, _JSON_STARTS, {"status": 1}, ThreadPoolExecutor(1, "replaylink-events")
+)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -80,36 +104,29 @@ def _check_tokens(request: Request) -> None:
         check_token(request.query_params.get(name, ""))
 
 
-async def _take(
-    request: Request, decode: Decode, limit: int, starts: tuple[bytes, ...], taken: Any
-) -> Response:
+async def _take(request: Request, intake: _Intake, decode: Decode) -> Response:
     """
     Read, decode and store what a request brings, and only then say so.
-
-    Args:
-        request: The request.
-        decode: How its body becomes records.
-        limit: The largest body, in bytes, as it comes.
-        starts: How a body begins that is not compressed.
-        taken: The answer, as JSON.
     """
     path = request.url.path
     try:
         _check_tokens(request)
-        async with _bodies.reading(request, limit) as body:
+        async with _bodies.reading(request, intake.max_bytes) as body:
             now_us = time.time_ns() // 1000
-            if is_light(body, starts):
+            if is_light(body, intake.starts):
                 captured = decode(body, now_us)
             else:
                 loop = asyncio.get_running_loop()
-                captured = await loop.run_in_executor(_decoders, decode, body, now_us)
-            return await _store(request, captured, taken)
+                captured = await loop.run_in_executor(intake.decoder, decode, body, now_us)
+            return await _store(request, captured, intake.taken)
     except ClientDisconnect:
         _log.log(logging.WARNING, "%s: the client went before the end of its request", path)
         return Response(status_code=BadPayload.status)
     except Refusal as refusal:
         _log.log(logging.WARNING, "%s: refused with %d: %s", path, refusal.status, refusal)
         return _json({"error": str(refusal)}, refusal.status, refusal.headers)
+    except StoreError as exc:
+        return _store_failed(path, exc)
 
 
 async def _store(request: Request, captured: Captured, taken: Any) -> Response:
@@ -127,21 +144,28 @@ async def _store(request: Request, captured: Captured, taken: Any) -> Response:
         await store.write(captured.batch)
     # Whatever it is, the client must keep what it sent and come again.
     except Exception as exc:
-        _log.log(logging.ERROR, "%s: the store failed", path, exc_info=exc)
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
-        return _json({"error": "the store failed; try again"}, 503, headers)
+        return _store_failed(path, exc)
     return _json(taken)
+
+
+def _store_failed(path: str, exc: Exception) -> Response:
+    _log.log(logging.ERROR, "%s: the store failed", path, exc_info=exc)
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return _json({"error": "the store failed; try again"}, 503, headers)
 
 
 async def take_logs(request: Request) -> Response:
     """
     Take log records in OTLP.
     """
+    store: Store = request.app.state.store
 
     def decode(body: bytes, now_us: int) -> Captured:
-        return Captured(Batch(logs=decode_logs(body, now_us)))
+        batch = Batch(logs=decode_logs(body, now_us))
+        store.prepare(batch)
+        return Captured(batch)
 
-    return await _take(request, decode, limits.MAX_LOGS_BYTES, _LOGS_STARTS, {})
+    return await _take(request, _LOGS, decode)
 
 
 async def take_events(request: Request) -> Response:
@@ -166,7 +190,7 @@ async def _take_events(request: Request, limit: int) -> Response:
         # posthog-js writes milliseconds into its addresses.
         sent_at=int(sent_at) if _is_number(sent_at) else sent_at,
     )
-    return await _take(request, decode, limits.MAX_BODY_BYTES, _JSON_STARTS, {"status": 1})
+    return await _take(request, _EVENTS, decode)
 
 
 def _is_number(text: str) -> bool:

@@ -45,9 +45,6 @@ READERS = 4
 MIN_SIZE_MB = 10
 """The smallest limit: there is room for some sessions, and some thousand lines."""
 
-_FEW_LINES = 20
-"""Lines that are prepared in less time than it takes to have another thread do it."""
-
 MAX_TIMELINE = 1000
 """Lines, errors and events each beside a replay."""
 
@@ -56,7 +53,7 @@ class Store:
     """
     Log records, events and recordings.
 
-    Writing is for the event loop: `write` returns when its batch is on the disk. Reading is for
+    Writing is for the event loop: `write` returns when its batch is on the disk. All else is for
     threads: every other method blocks for some milliseconds, and may be called from any thread.
 
     Args:
@@ -114,6 +111,21 @@ class Store:
         """
         self._closing.close()
 
+    def prepare(self, batch: Batch) -> None:
+        """
+        Do what can be done without the database, half of the work for logs, before `write` does.
+
+        May be called from any thread.
+
+        Raises:
+            StoreError: If it cannot be kept.
+        """
+        try:
+            batch.prepared = prepare(batch.logs)
+        except Exception as exc:
+            msg = f"It could not be written: {exc}."
+            raise StoreError(msg) from exc
+
     async def write(self, batch: Batch) -> None:
         """
         Keep a batch: as a whole, and on the disk when this returns.
@@ -123,16 +135,9 @@ class Store:
         Raises:
             StoreError: If it cannot be kept, because the disk is full, for example.
         """
-        # Not by the thread that writes, which has the rest to do meanwhile.
-        try:
-            if len(batch.logs) > _FEW_LINES:
-                lines = await asyncio.to_thread(prepare, batch.logs)
-            else:
-                lines = prepare(batch.logs)
-        except Exception as exc:
-            msg = f"It could not be written: {exc}."
-            raise StoreError(msg) from exc
-        await asyncio.wrap_future(self._writer.write(batch, lines))
+        if batch.prepared is None:
+            self.prepare(batch)
+        await asyncio.wrap_future(self._writer.write(batch))
 
     async def changed(self, seen: int) -> int:
         """

@@ -83,9 +83,9 @@ a filter, the name in a `LogRecord`.
 """
 
 _MAX_CACHED = 100
-"""Keys and values of so many characters are worth the memory that a cache takes."""
+"""Keys of so many characters are worth the memory that a cache takes."""
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f=@?]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -168,42 +168,40 @@ def term(key: str, value: str) -> str:
     """
     Return the term for an attribute.
     """
-    pair = f"{key}={value}"
-    if _is_plain(key):
-        return _term(pair)
-    return _with_checksum(pair, f"{key}\0{value}")
+    return f"{_name(key)}={_exact(value)}"
 
 
 def own_term(name: str, value: str) -> str:
     """
     Return the term for what stands for no attribute; its name begins with ``@``.
     """
-    return _term(f"{name}={value}")
-
-
-def _is_plain(key: str) -> bool:
-    # Otherwise it could be taken for another attribute's term, or for one of ours.
-    return "=" not in key and key[:1] not in ("@", "?")
+    return f"{name}={_exact(value)}"
 
 
 def key_term(key: str) -> str:
     """
     Return the term which tells that the attribute is there.
     """
-    return _term(f"?={key}")
+    return f"?={_name(key)}"
 
 
-def _term(pair: str) -> str:
+def _exact(text: str) -> str:
     # The index takes no notice of case in ASCII, and control characters end a term: what would
     # be changed, or is long, is told apart by a checksum.
-    if len(pair) <= MAX_INDEXED_LENGTH and pair.isprintable() and pair == pair.lower():
-        return pair
-    return _with_checksum(pair, pair)
+    if len(text) <= MAX_INDEXED_LENGTH and text.isprintable() and text == text.lower():
+        return text
+    return _with_checksum(text)
 
 
-def _with_checksum(pair: str, exact: str) -> str:
-    short = _CONTROLS.sub(" ", pair[:MAX_INDEXED_LENGTH])
-    return f"{short}~{zlib.crc32(exact.encode()):08x}"
+def _name(key: str) -> str:
+    # Nor may a key be taken for a part of another attribute, or for one of our own names.
+    if "=" in key or key[:1] in ("@", "?"):
+        return _with_checksum(key)
+    return _exact(key)
+
+
+def _with_checksum(text: str) -> str:
+    return f"{_UNSAFE.sub(' ', text[:MAX_INDEXED_LENGTH])}~{zlib.crc32(text.encode()):08x}"
 
 
 class Line(msgspec.Struct, gc=False):
@@ -256,14 +254,13 @@ def _terms(log: LogRecord, session: str, user: str) -> str:
         if value and name not in attributes and name not in log.resource:
             found.append(term(name, value))
     for key, value in attributes.items():
-        if type(value) is str and len(value) <= _MAX_CACHED and len(key) <= _MAX_CACHED:
-            found.append(_cached_terms(key, value))
-        else:
-            found += (key_term(key), term(key, text_of(value)))
+        start = _cached_start(key) if len(key) <= _MAX_CACHED else _start(key)
+        found.append(start + _exact(value if type(value) is str else text_of(value)))
     return "\n".join(found)
 
 
-@functools.lru_cache(maxsize=8192)
-def _cached_terms(key: str, value: str) -> str:
-    # Most attributes have few values: this is done for each attribute of each line.
-    return f"{key_term(key)}\n{term(key, value)}"
+def _start(key: str) -> str:
+    return f"{key_term(key)}\n{_name(key)}="
+
+
+_cached_start = functools.lru_cache(maxsize=4096)(_start)

@@ -9,7 +9,7 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,7 @@ from replaylink.viewer.store.lines import (
     text_of,
     time_of,
 )
-from replaylink.viewer.store.schema import create_shard
+from replaylink.viewer.store.schema import ARRIVALS, create_shard
 
 STEPS_S = (1, 10, 600)
 """In which steps of time lines are counted: for histograms of minutes, of hours and of weeks."""
@@ -58,11 +58,22 @@ _LAST_KINDS = 12
 _CHUNKS = (500, 50, 10, 1)
 """
 Rows of one statement. Python lets go of its lock once for each statement, not for each row, so
-that decoding goes on meanwhile. 500 rows took SQLite itself 30 µs each, and 50 rows 37 µs.
+that decoding goes on meanwhile.
 """
 
-
 _STEPS_TO_WALK = 4
+
+
+class _Rows(NamedTuple):
+    """
+    Lines as they stand in the table of those that arrive, and what is counted of them.
+    """
+
+    rows: list[tuple[Any, ...]]
+    ids: set[int]
+    counts: Counter[tuple[int, int]]
+    loggers: Counter[tuple[int, str, str, bool]]
+    text_bytes: int
 
 
 class LogWriter:
@@ -137,17 +148,28 @@ class LogWriter:
             now_us: The time, in microseconds since the epoch.
         """
         shard = self._open_shard(now_us)
+        rows = self._rows(shard, lines, check=False)
         try:
-            self._connection.execute("SAVEPOINT lines")
-            self._write(shard, lines, check=False)
+            self._insert(shard, rows.rows)
         except sqlite3.IntegrityError:
             # Lines of the same kind and microsecond stand there already, which is rare.
-            self._connection.execute("ROLLBACK TO lines")
-            self.load()
-            self._write(shard, lines, check=True)
-        self._connection.execute("RELEASE lines")
+            self._connection.execute("DELETE FROM arriving")
+            rows = self._rows(shard, lines, check=True)
+            self._insert(shard, rows.rows)
+        self._count(shard, rows.counts, rows.loggers)
 
-    def _write(self, shard: int, lines: Sequence[Line], *, check: bool) -> None:
+        # By their IDs: those that gave way to others stand some microseconds later.
+        first_us, last_us = time_of(min(rows.ids)), time_of(max(rows.ids))
+        self._first_us = min(first_us, self._first_us) if self._lines else first_us
+        self._last_us = max(last_us, self._last_us)
+        self._lines += len(lines)
+        self._text_bytes += rows.text_bytes
+        self._connection.execute(
+            "UPDATE shard SET first_us = ?, last_us = ?, lines = ?, text_bytes = ? WHERE id = ?",
+            (self._first_us, self._last_us, self._lines, self._text_bytes, shard),
+        )
+
+    def _rows(self, shard: int, lines: Sequence[Line], *, check: bool) -> _Rows:
         rows: list[tuple[Any, ...]] = []
         counts: Counter[tuple[int, int]] = Counter()
         loggers: Counter[tuple[int, str, str, bool]] = Counter()
@@ -194,26 +216,21 @@ class LogWriter:
                     f"@r={resource_id or 0}\n@k={kind}\n{line.terms}",
                 )
             )
-        # Full-text tables begin a new segment whenever a row comes before the one before it.
-        rows.sort(key=lambda each: each[0])
-        self._insert(f"log_{shard}", [each[:9] for each in rows])
-        self._insert(
-            f"text_{shard} (rowid, body)",
-            [(each[0], each[4][:MAX_SEARCHED_LENGTH]) for each in rows],
-        )
-        self._insert(f"terms_{shard} (rowid, terms)", [(each[0], each[9]) for each in rows])
-        self._count(shard, counts, loggers)
+        return _Rows(rows, taken, counts, loggers, text_bytes)
 
-        # By their IDs: those that gave way to others stand some microseconds later.
-        first_us, last_us = time_of(rows[0][0]), time_of(rows[-1][0])
-        self._first_us = min(first_us, self._first_us) if self._lines else first_us
-        self._last_us = max(last_us, self._last_us)
-        self._lines += len(rows)
-        self._text_bytes += text_bytes
-        self._connection.execute(
-            "UPDATE shard SET first_us = ?, last_us = ?, lines = ?, text_bytes = ? WHERE id = ?",
-            (self._first_us, self._last_us, self._lines, self._text_bytes, shard),
-        )
+    def _insert(self, shard: int, rows: list[tuple[Any, ...]]) -> None:
+        execute = self._connection.execute
+        row = "(" + ",".join("?" * len(rows[0])) + ")"
+        at = 0
+        for size in _CHUNKS:
+            statement = f"INSERT INTO arriving VALUES {','.join([row] * size)}"  # noqa: S608
+            while len(rows) - at >= size:
+                values = list(itertools.chain.from_iterable(rows[at : at + size]))
+                execute(statement, values)
+                at += size
+        for statement in ARRIVALS:
+            execute(statement.format(shard=shard, max_searched=MAX_SEARCHED_LENGTH))
+        execute("DELETE FROM arriving")
 
     def _open_shard(self, now_us: int) -> int:
         if self._shard is not None:
@@ -266,16 +283,6 @@ class LogWriter:
                 "INSERT INTO kind VALUES (?, ?, ?, ?)", (found, service, severity, linked)
             )
         return found
-
-    def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
-        row = "(" + ",".join("?" * len(rows[0])) + ")"
-        at = 0
-        for size in _CHUNKS:
-            statement = f"INSERT INTO {table} VALUES {','.join([row] * size)}"  # noqa: S608
-            while len(rows) - at >= size:
-                values = list(itertools.chain.from_iterable(rows[at : at + size]))
-                self._connection.execute(statement, values)
-                at += size
 
     def _count(
         self,

@@ -50,7 +50,6 @@ _log = logging.getLogger("replaylink.viewer")
 
 class _Job(NamedTuple):
     batch: Batch
-    lines: list[Line]
     future: Future[None]
 
 
@@ -100,9 +99,9 @@ class Writer:
         self._thread.join()
         self._connection.close()
 
-    def write(self, batch: Batch, lines: list[Line]) -> Future[None]:
+    def write(self, batch: Batch) -> Future[None]:
         """
-        Keep a batch, the logs of which are given as prepared lines.
+        Keep a batch, the logs of which are prepared.
 
         The future is done when it is on the disk.
         """
@@ -111,7 +110,7 @@ class Writer:
             if self._is_closed:
                 future.set_exception(StoreError("The store is closed."))
             else:
-                self._waiting.put(_Job(batch, lines, future))
+                self._waiting.put(_Job(batch, future))
         return future
 
     def changed(self, seen: int) -> Future[int]:
@@ -157,7 +156,7 @@ class Writer:
                 # One whose sender is gone already was never acknowledged.
                 if job.future.set_running_or_notify_cancel():
                     group.append(job)
-                    lines += len(job.lines)
+                    lines += len(job.batch.prepared)
                 if lines >= GROUP_LINES:
                     return group, False
                 job = self._waiting.get_nowait()
@@ -195,7 +194,7 @@ class Writer:
             self._logs.load()
             self._is_stale = False
         self._connection.execute("BEGIN IMMEDIATE")
-        lines = list(itertools.chain.from_iterable(job.lines for job in group))
+        lines: list[Line] = list(itertools.chain.from_iterable(job.batch.prepared for job in group))
         if lines:
             self._logs.write(lines, now_us())
         for job in group:
