@@ -134,7 +134,8 @@ def test_logs_cannot_be_prepared(
     """If the store fails before anything is written, it is told in the same way."""
 
     def fail(batch: Batch) -> None:
-        raise StoreError("no memory")
+        msg = "no memory"
+        raise StoreError(msg)
 
     monkeypatch.setattr(viewer.store, "prepare", fail)
     answer = client.post("/v1/logs", content=compress(LOGS))
