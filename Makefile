@@ -18,6 +18,9 @@ PYTHONS := $(wildcard $(PYENV_ROOT)/versions/3.1[0-3].*/bin/python)
 VENV := .venv
 BIN := $(VENV)/bin
 
+# In random order, so that files of few and long tests do not all come last.
+SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test matrix bench screenshots clean chromium
 
@@ -64,9 +67,8 @@ test: $(VENV)/tests chromium
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
-	@# In random order, so that files of few and long tests do not all come last.
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
+	$(BIN)/pytest $(SPREAD) --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
+	$(BIN)/pytest $(SPREAD) $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
 	$(BIN)/tox run-parallel --parallel-no-spinner $(if $(PYTHONS),--discover $(PYTHONS))
 
 matrix: $(VENV)/tests

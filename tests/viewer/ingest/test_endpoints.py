@@ -228,6 +228,19 @@ def test_what_was_left_out(
     assert ["/e/: 2 events were left out: an event without a name"] == own_lines(caplog)
 
 
+def test_results(client: httpx.Client, viewer: Viewer) -> None:
+    """At the newer address the answer tells what became of each event."""
+    kept, nameless = str(uuid4()), str(uuid4())
+    batch = [event(uuid=kept), {"uuid": nameless}, {"uuid": [[]]}, 7]
+    answer = client.post("/i/v1/analytics/events", content=as_json({"batch": batch}))
+    results = answer.json()["results"]
+
+    assert {"result": "ok"} == results.pop(kept)
+    assert "drop" == results.pop(nameless)["result"]
+    assert {} == results
+    assert [kept] == [each.uuid for each in viewer.store.events]
+
+
 def test_rubbish_does_not_fill_the_log(
     client: httpx.Client, viewer: Viewer, caplog: pytest.LogCaptureFixture
 ) -> None:

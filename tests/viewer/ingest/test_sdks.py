@@ -19,12 +19,25 @@ from tests.viewer.ingest.payloads import SESSION, encoded
 from tests.viewer.ingest.serving import Viewer, wait_until
 
 
-@pytest.mark.parametrize("gzip", [False, True], ids=["plain", "gzip"])
-def test_posthog_python(viewer: Viewer, gzip: bool) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"gzip": True}, id="gzip"),
+        pytest.param({"capture_mode": "v1"}, id="newer-address"),
+        pytest.param(
+            {"capture_mode": "v1", "capture_compression": "gzip"}, id="newer-address-gzip"
+        ),
+        pytest.param(
+            {"capture_mode": "v1", "capture_compression": "deflate"}, id="newer-address-deflate"
+        ),
+    ],
+)
+def test_posthog_python(viewer: Viewer, options: dict[str, Any]) -> None:
     """Events and exceptions of posthog-python arrive whole, and nothing fails on its side."""
     errors: list[Any] = []
     sdk = Posthog(
-        "phc_test", host=viewer.url, gzip=gzip, on_error=lambda *args: errors.append(args)
+        "phc_test", host=viewer.url, on_error=lambda *args: errors.append(args), **options
     )
     at = datetime.now(timezone.utc) - timedelta(seconds=90)
     properties = {"$session_id": SESSION, "cart": {"items": [1, 2.5, "Ü"]}}
@@ -40,6 +53,8 @@ def test_posthog_python(viewer: Viewer, gzip: bool) -> None:
     assert ("ordered", "user-7", SESSION) == (ordered.name, ordered.distinct_id, ordered.session_id)
     assert {"items": [1, 2.5, "Ü"]} == ordered.properties["cart"]
     assert abs(ordered.time_us - at.timestamp() * 1e6) < 5e6
+    assert SESSION == ordered.properties["$session_id"]
+    assert "posthog-python" == failed.properties["$lib"]
     assert "$exception" == failed.name
     assert "'no stock'" in failed.properties["$exception_list"][0]["value"]
     assert failed.uuid in {error.uuid for error in viewer.store.timeline(SESSION).errors}

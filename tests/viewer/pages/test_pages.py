@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 import pytest
@@ -492,6 +492,22 @@ def test_replays(client: TestClient) -> None:
     page = read(client, "/replays")
 
     assert [f"/replay/{SESSION}"] == [a.attributes["href"] for a in page.find("a", class_="play")]
+
+
+def test_older_recordings(client: TestClient, write: Write, now_us: int) -> None:
+    """From page to page all recordings are listed once, though all end at once."""
+    sessions = {f"s{number}/&" for number in range(120)}
+    write(snapshots=[snapshot(now_us // 1000, session=session) for session in sessions])
+
+    listed: list[str] = []
+    address = "/replays"
+    for pages in (2, 1, 0):
+        page = read(client, address)
+        listed += [a.attributes["href"] for a in page.find("a", class_="play")]
+        older = page.find("a", rel="next")
+        assert bool(pages) == bool(older)
+        address = older[0].attributes["href"] if older else ""
+    assert sorted(f"/replay/{quote(session, safe='')}" for session in sessions) == sorted(listed)
 
 
 @pytest.mark.usefixtures("full")

@@ -527,14 +527,19 @@ async def test_recorded(store: Store) -> None:
 
 
 async def test_recordings_by_their_end(store: Store) -> None:
-    """The latest recordings come first, and one can go on from any."""
-    await store.write(Batch(snapshots=[snapshot(f"s{n}", ago_us=n * SECOND_US) for n in range(5)]))
+    """The latest recordings come first, and one can go on from any, though two end at once."""
+    ends = {"s0": 0, "s1": 1, "s2": 2, "s3": 2, "s4": 3}
+    await store.write(
+        Batch(snapshots=[snapshot(name, ago_us=n * SECOND_US) for name, n in ends.items()])
+    )
 
-    first = store.recordings(limit=2)
-    second = store.recordings(before_ms=first[-1].last_ms, limit=2)
+    pages: list[list[str]] = []
+    before: tuple[int, str] | None = None
+    while found := store.recordings(before=before, limit=1 if before is None else 2):
+        pages.append([each.session_id for each in found])
+        before = found[-1].last_ms, found[-1].session_id
 
-    assert ["s0", "s1"] == [each.session_id for each in first]
-    assert ["s2", "s3"] == [each.session_id for each in second]
+    assert [["s0"], ["s1", "s3"], ["s2", "s4"]] == pages
 
 
 async def test_timeline(store: Store) -> None:

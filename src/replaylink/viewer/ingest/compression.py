@@ -1,5 +1,5 @@
 """
-Undoing what SDKs do to a body: gzip, and base64 in a form.
+Undoing what SDKs do to a body: gzip or zlib, and base64 in a form.
 
 What is there is told by the first bytes and by no header: posthog-js sends gzip as
 ``text/plain``, without a ``Content-Encoding``.
@@ -20,30 +20,36 @@ from .errors import BadPayload, TooLarge
 GZIP_MAGIC: Final = b"\x1f\x8b"
 """How gzip begins, as in RFC 1952; no JSON and no OTLP in protobuf begins like this."""
 
+ZLIB_MAGIC: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+"""
+How zlib begins, as in RFC 1950, by its four levels: what HTTP calls deflate. PostHog's SDKs can
+be told to use it.
+"""
+
 MAX_GZIP_MEMBERS: Final = 100
 """SDKs write one member; a request of a million empty ones would take seconds."""
 
-_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_EITHER_WINDOW: Final = 32 + zlib.MAX_WBITS
 _CHUNK_BYTES: Final = 256 * 1024
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
     """
-    Decompress gzip of one or several members, never keeping more than the limit in memory.
+    Decompress gzip of one or several members, or zlib, never keeping more than the limit.
 
     Args:
         data: The compressed bytes.
         limit: The most that it may become, in bytes.
 
     Raises:
-        BadPayload: If it is not gzip, is damaged or cut off, or if something follows it.
+        BadPayload: If it is neither, is damaged or cut off, or if something follows it.
         TooLarge: If it becomes more than the limit.
     """
     source = memoryview(data)
     position, room = 0, limit
     parts: list[bytes] = []
     for _ in range(MAX_GZIP_MEMBERS):
-        member = zlib.decompressobj(_GZIP_WINDOW)
+        member = zlib.decompressobj(_EITHER_WINDOW)
         piece: bytes | memoryview = b""
         while not member.eof:
             if not piece:
@@ -54,10 +60,10 @@ def gunzip(data: bytes, limit: int) -> bytes:
             try:
                 part = member.decompress(piece, min(room + 1, _CHUNK_BYTES))
             except zlib.error:
-                msg = "damaged gzip"
+                msg = "damaged gzip or zlib"
                 raise BadPayload(msg) from None
             if is_last and not part and not member.eof:
-                msg = "gzip that is cut off"
+                msg = "gzip or zlib that is cut off"
                 raise BadPayload(msg)
             piece = member.unconsumed_tail
             parts.append(part)
@@ -74,17 +80,17 @@ def gunzip(data: bytes, limit: int) -> bytes:
 
 def decompress(body: bytes, limit: int) -> bytes:
     """
-    Return a body as it was before a possible compression with gzip.
+    Return a body as it was before a possible compression with gzip or zlib.
 
     Args:
         body: What came.
         limit: The most that it may be, before and after, in bytes.
 
     Raises:
-        BadPayload: If it begins like gzip and is not.
+        BadPayload: If it begins like one of them and is not.
         TooLarge: If it is larger than the limit.
     """
-    if body.startswith(GZIP_MAGIC):
+    if body.startswith((GZIP_MAGIC, *ZLIB_MAGIC)):
         return gunzip(body, limit)
     if len(body) > limit:
         msg = f"more than {limit} bytes"
@@ -96,7 +102,7 @@ def unwrap(body: bytes, limit: int) -> bytes:
     """
     Return the JSON in the body of one of PostHog's SDKs.
 
-    That is plain JSON, gzip of it, its base64, or a form with such base64 in its field
+    That is plain JSON, gzip or zlib of it, its base64, or a form with such base64 in its field
     ``data``, which posthog-js falls back to while a page closes.
 
     Args:

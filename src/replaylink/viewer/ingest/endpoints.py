@@ -73,8 +73,8 @@ class _Intake(NamedTuple):
     """The largest body, as it comes."""
     starts: tuple[bytes, ...]
     """How a body begins that is not compressed."""
-    taken: Any
-    """The answer, as JSON."""
+    answer: Callable[[Captured], Any]
+    """Makes the answer to what was kept, as JSON."""
     decoder: ThreadPoolExecutor
     """
     Decodes what is not light. It is one thread: two would do no more, as Python runs one at a
@@ -82,12 +82,31 @@ class _Intake(NamedTuple):
     """
 
 
+def _results(captured: Captured) -> Any:
+    """
+    Tell what became of each event, as PostHog does at its newer address.
+    """
+    kept = [each.uuid for each in captured.batch.events]
+    kept += [each.uuid for each in captured.batch.snapshots]
+    dropped = {
+        uuid: {"result": "drop", "details": reason} for uuid, reason in captured.refused.items()
+    }
+    return {"results": {**dropped, **{uuid: {"result": "ok"} for uuid in kept}}}
+
+
 _LOGS: Final = _Intake(
-    limits.MAX_LOGS_BYTES, _LOGS_STARTS, {}, ThreadPoolExecutor(1, "replaylink-logs")
+    limits.MAX_LOGS_BYTES,
+    _LOGS_STARTS,
+    lambda captured: {},
+    ThreadPoolExecutor(1, "replaylink-logs"),
 )
 _EVENTS: Final = _Intake(
-    limits.MAX_BODY_BYTES, _JSON_STARTS, {"status": 1}, ThreadPoolExecutor(1, "replaylink-events")
+    limits.MAX_BODY_BYTES,
+    _JSON_STARTS,
+    lambda captured: {"status": 1},
+    ThreadPoolExecutor(1, "replaylink-events"),
 )
+_ANALYTICS: Final = _EVENTS._replace(answer=_results)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -118,7 +137,7 @@ async def _take(request: Request, intake: _Intake, decode: Decode) -> Response:
             else:
                 loop = asyncio.get_running_loop()
                 captured = await loop.run_in_executor(intake.decoder, decode, body, now_us)
-            return await _store(request, captured, intake.taken)
+            return await _store(request, captured, intake)
     except ClientDisconnect:
         _log.log(logging.WARNING, "%s: the client went before the end of its request", path)
         return Response(status_code=BadPayload.status)
@@ -129,7 +148,7 @@ async def _take(request: Request, intake: _Intake, decode: Decode) -> Response:
         return _store_failed(path, exc)
 
 
-async def _store(request: Request, captured: Captured, taken: Any) -> Response:
+async def _store(request: Request, captured: Captured, intake: _Intake) -> Response:
     path = request.url.path
     if captured.left_out:
         _log.log(
@@ -145,7 +164,7 @@ async def _store(request: Request, captured: Captured, taken: Any) -> Response:
     # Whatever it is, the client must keep what it sent and come again.
     except Exception as exc:
         return _store_failed(path, exc)
-    return _json(taken)
+    return _json(intake.answer(captured))
 
 
 def _store_failed(path: str, exc: Exception) -> Response:
@@ -180,6 +199,18 @@ async def take_recordings(request: Request) -> Response:
     Take pieces of recordings.
     """
     return await _take_events(request, limits.MAX_RECORDING_BYTES)
+
+
+async def take_analytics(request: Request) -> Response:
+    """
+    Take events at PostHog's newer address, which SDKs use when they are told to.
+    """
+    decode = partial(
+        decode_events,
+        sent_at=request.headers.get("posthog-request-timestamp"),
+        sdk=request.headers.get("posthog-sdk-info", ""),
+    )
+    return await _take(request, _ANALYTICS, decode)
 
 
 async def _take_events(request: Request, limit: int) -> Response:
@@ -263,6 +294,7 @@ ROUTES: Final[list[BaseRoute]] = [
     *_post("/e", take_events),
     *_post("/i/v0/e", take_events),
     *_post("/batch", take_events),
+    *_post("/i/v1/analytics/events", take_analytics),
     *_post("/s", take_recordings),
     *_post("/flags", feature_flags),
     *_post("/decide", feature_flags),

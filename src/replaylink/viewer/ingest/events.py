@@ -4,7 +4,9 @@ Events of PostHog's SDKs: from the body of a request to events and pieces of rec
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import re
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +25,7 @@ from .fields import (
     properties_of,
     raw_list,
     raw_object,
+    sent_uuid,
     value,
 )
 from .json_text import load, repair
@@ -30,6 +33,9 @@ from .recordings import snapshot
 
 SNAPSHOT = "$snapshot"
 """The name of the events that bring a piece of a recording."""
+
+_SDK: Final = re.compile(r"([A-Za-z0-9._-]{1,64})/([A-Za-z0-9.+_-]{1,64})")
+"""The name and version of an SDK, as it says them in a header."""
 
 
 class Captured(msgspec.Struct):
@@ -42,10 +48,17 @@ class Captured(msgspec.Struct):
     """How many events were left out."""
     reason: str = ""
     """Why the last of these was."""
+    refused: dict[str, str] = {}
+    """Why events were left out, by their UUID."""
 
 
 def decode_events(
-    body: bytes, now_us: int, *, limit: int = limits.MAX_EVENTS_BYTES, sent_at: Any = None
+    body: bytes,
+    now_us: int,
+    *,
+    limit: int = limits.MAX_EVENTS_BYTES,
+    sent_at: Any = None,
+    sdk: str = "",
 ) -> Captured:
     """
     Return the events and the pieces of recordings in the body of a request.
@@ -56,7 +69,8 @@ def decode_events(
         body: What came, as `unwrap` takes it.
         now_us: The time of its arrival, in microseconds since the epoch.
         limit: The most that it may become by decompression, all in all, in bytes.
-        sent_at: When it was sent by the sender's clock, if the address says so.
+        sent_at: When it was sent by the sender's clock, if the address or a header says so.
+        sdk: The SDK's name and version, with a slash between, if a header says so.
 
     Raises:
         BadPayload: If nothing in it can be used.
@@ -80,7 +94,9 @@ def decode_events(
     _check_tokens(envelope)
     sent_at = value(envelope, "sent_at", "sentAt") or sent_at
     captured = Captured(Batch(events=[], snapshots=[]))
+    library = _library(sdk)
     for raw in sent:
+        fields: RawObject = {}
         try:
             fields = raw_object(raw)
             _check_tokens(fields)
@@ -88,10 +104,13 @@ def decode_events(
                 captured.batch.snapshots.append(snapshot(fields, budget))
             else:
                 budget.spend_values(raw)
-                captured.batch.events.append(_event(fields, now_us, sent_at))
+                captured.batch.events.append(_event(fields, now_us, sent_at, library))
         except BadPayload as refusal:
             captured.left_out += 1
             captured.reason = str(refusal)
+            with contextlib.suppress(BadPayload):
+                if uuid := sent_uuid(fields):
+                    captured.refused[uuid] = captured.reason
     if captured.left_out and captured.left_out == len(sent):
         raise BadPayload(captured.reason)
     return captured
@@ -103,17 +122,32 @@ def _check_tokens(fields: RawObject) -> None:
             check_token(token)
 
 
-def _event(fields: RawObject, now_us: int, sent_at: Any) -> Event:
+def _library(sdk: str) -> JSONObject:
+    found = _SDK.fullmatch(sdk)
+    return {"$lib": found[1], "$lib_version": found[2]} if found else {}
+
+
+def _event(fields: RawObject, now_us: int, sent_at: Any, library: JSONObject) -> Event:
     name = value(fields, "event")
     name = as_id(name) if isinstance(name, str) else ""
     if not name:
         msg = "an event without a name"
         raise BadPayload(msg)
-    properties: JSONObject = {key: load(raw) for key, raw in properties_of(fields).items()}
+    properties: JSONObject = {
+        **library,
+        **{key: load(raw) for key, raw in properties_of(fields).items()},
+    }
     # PostHog keeps these two among the properties as well.
     for key in ("$set", "$set_once"):
         if isinstance(person := value(fields, key), dict):
             properties.setdefault(key, person)
+    # What is sent to the newer address has these beside the properties.
+    for key in ("session_id", "window_id"):
+        if isinstance(own := value(fields, key), str):
+            properties.setdefault(f"${key}", own)
+    options = value(fields, "options")
+    if isinstance(options, dict) and options.get("disable_skew_correction") is True:
+        properties.setdefault("$ignore_sent_at", True)
     if isinstance(token := properties.get("token"), str):
         check_token(token)
     distinct_id = value(fields, "distinct_id", "$distinct_id")

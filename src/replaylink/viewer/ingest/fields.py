@@ -93,6 +93,17 @@ def as_session_id(found: Any) -> str:
     return found if isinstance(found, str) and is_session_id(found) else ""
 
 
+def sent_uuid(fields: RawObject) -> str:
+    """
+    Return the UUID that an event was sent with, or an empty text.
+
+    Raises:
+        BadPayload: If what stands there is too deep.
+    """
+    found = value(fields, "uuid")
+    return found.lower() if isinstance(found, str) and _UUID.fullmatch(found) else ""
+
+
 def event_uuid(fields: RawObject) -> str:
     """
     Return the UUID of an event.
@@ -100,9 +111,8 @@ def event_uuid(fields: RawObject) -> str:
     Without a valid one it is made from what the event holds, so that one which is sent again
     has the same.
     """
-    found = value(fields, "uuid")
-    if isinstance(found, str) and _UUID.fullmatch(found):
-        return found.lower()
+    if found := sent_uuid(fields):
+        return found
     digest = hashlib.sha256()
     for name, raw in sorted(fields.items()):
         if name not in _OF_THE_SENDING:

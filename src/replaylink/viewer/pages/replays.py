@@ -40,7 +40,10 @@ async def replays_json(request: Request) -> Response:
 
 
 async def _recordings(request: Request) -> list[Recording]:
-    return await read(store_of(request).recordings, before_ms=_moment(request, "before"))
+    before_ms = _moment(request, "before")
+    session_id = request.query_params.get("session", "")
+    before = None if before_ms is None else (before_ms, session_id)
+    return await read(store_of(request).recordings, before=before)
 
 
 class Moment(msgspec.Struct):

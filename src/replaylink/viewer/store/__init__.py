@@ -239,12 +239,19 @@ class Store:
 
     # Recordings
 
-    def recordings(self, *, before_ms: int | None = None, limit: int = 50) -> list[Recording]:
+    def recordings(
+        self, *, before: tuple[int, str] | None = None, limit: int = 50
+    ) -> list[Recording]:
         """
         Return the recordings by their end, latest first.
+
+        Args:
+            before: The end, in milliseconds since the epoch, and the session of the recording
+                after which to go on.
+            limit: How many to return at the most.
         """
         with self._reading() as connection:
-            found = event_reader.recordings(connection, before_ms=before_ms, limit=limit)
+            found = event_reader.recordings(connection, before=before, limit=limit)
             return self._with_log_counts(connection, found)
 
     def recording(self, session_id: str) -> Recording | None:

@@ -31,14 +31,15 @@ FROM issue JOIN event ON event.issue = issue.id
 
 
 def recordings(
-    connection: sqlite3.Connection, *, before_ms: int | None, limit: int
+    connection: sqlite3.Connection, *, before: tuple[int, str] | None, limit: int
 ) -> list[Recording]:
     """
     Return the recordings by their end, latest first.
     """
     rows = connection.execute(
-        "SELECT * FROM recording WHERE last_ms < ? ORDER BY last_ms DESC LIMIT ?",
-        ((1 << 63) - 1 if before_ms is None else before_ms, limit),
+        "SELECT * FROM recording WHERE (last_ms, session_id) < (?, ?)"
+        " ORDER BY last_ms DESC, session_id DESC LIMIT ?",
+        (*(before or ((1 << 63) - 1, "")), limit),
     ).fetchall()
     return [_recording(connection, row) for row in rows]
 
