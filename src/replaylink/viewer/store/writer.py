@@ -135,6 +135,8 @@ class Writer:
             group, stop = self._next_group()
             if group:
                 self._write_group(group)
+            # Who waited for it lets go of it last, and so takes the time that this takes.
+            del group
             try:
                 self._keep_within_size()
                 if time.monotonic() >= next_look:
