@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -157,19 +157,35 @@ def test_time_ranges(own_shop: Viewer, visitor: Visitor, now_us: int) -> None:
     assert "?since=1h" == query(page)
 
 
-def test_zoom(shop: Viewer, visitor: Visitor) -> None:
-    """Dragging over a part of the histogram makes it the time range."""
-    page = visitor.open(shop, "/logs?since=15m")
-    over = page.locator("#histogram .u-over")
-    box = over.bounding_box()
-    assert box is not None
-    middle = box["y"] + box["height"] / 2
-    # The last third, which is five minutes.
-    page.mouse.move(box["x"] + box["width"] * 0.67, middle)
+def drag_mouse(page: Page, start: float, end: float, y: float) -> None:
+    page.mouse.move(start, y)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.9, middle, steps=4)
-    page.mouse.move(box["x"] + box["width"] - 1, middle, steps=2)
+    page.mouse.move((start + end) / 2, y, steps=4)
+    page.mouse.move(end, y, steps=2)
     page.mouse.up()
+
+
+def drag_finger(page: Page, start: float, end: float, y: float) -> None:
+    session = page.context.new_cdp_session(page)
+    touch = "Input.dispatchTouchEvent"
+    session.send(touch, {"type": "touchStart", "touchPoints": [{"x": start, "y": y}]})
+    for x in ((start + end) / 2, end):
+        session.send(touch, {"type": "touchMove", "touchPoints": [{"x": x, "y": y}]})
+    session.send(touch, {"type": "touchEnd", "touchPoints": []})
+
+
+@pytest.mark.parametrize("drag", [drag_mouse, drag_finger])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_zoom(
+    shop: Viewer, visitor: Visitor, drag: Callable[[Page, float, float, float], None], width: int
+) -> None:
+    """Dragging over a part of the histogram makes it the time range."""
+    page = visitor.open(shop, "/logs?since=15m", width=width, has_touch=drag is drag_finger)
+    box = page.locator("#histogram .u-over").bounding_box()
+    assert box is not None
+    # The last third, which is five minutes.
+    start, end = box["x"] + box["width"] * 0.67, box["x"] + box["width"] - 1
+    drag(page, start, end, box["y"] + box["height"] / 2)
 
     expect(page.locator(".chip").filter(has_text="time")).to_be_visible()
     assert "from=" in query(page)
@@ -179,6 +195,22 @@ def test_zoom(shop: Viewer, visitor: Visitor) -> None:
     expect(lines(page).first).to_have_text("payment failed")
     page.get_by_role("link", name="Remove the time range").click()
     expect(lines(page)).to_have_count(10)
+
+
+def test_a_tap_or_a_scroll_is_no_zoom(shop: Viewer, visitor: Visitor) -> None:
+    """A finger that taps the histogram, or scrolls the page from there, chooses nothing."""
+    page = visitor.open(shop, "/logs?since=15m", width=390, has_touch=True)
+    over = page.locator("#histogram .u-over")
+    box = over.bounding_box()
+    assert box is not None
+    x, y = box["x"] + 100, box["y"] + 40
+    over.tap()
+    drag_finger(page, x, x + 2, y)
+    session = page.context.new_cdp_session(page)
+    session.send("Input.synthesizeScrollGesture", {"x": x, "y": y, "yDistance": 30, "speed": 400})
+
+    assert "?since=15m" == query(page)
+    assert 0 == page.locator("#histogram .u-select").evaluate("box => box.offsetWidth")
 
 
 def test_live(own_shop: Viewer, visitor: Visitor, now_us: int) -> None:

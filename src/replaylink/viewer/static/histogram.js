@@ -92,6 +92,7 @@ export class Histogram {
       this.#place,
     )
     this.#place.append(this.#tip)
+    this.#followFinger(this.#chart)
     const worst = SEVERITIES.filter((name) => data.counts[name].some(Boolean)).at(-1)
     const clock = (seconds) => new Date(seconds * 1000).toLocaleString()
     this.#place.setAttribute(
@@ -99,6 +100,33 @@ export class Histogram {
       `Lines over time, by severity: from ${clock(data.from)} to ${clock(data.to)}, ` +
         `up to ${highest.toLocaleString()} in ${data.step} seconds, the worst is ${worst}`,
     )
+  }
+
+  /** Lets a finger drag, too: the chart knows the mouse only. */
+  #followFinger(chart) {
+    const { over } = chart
+    let start = null
+    const x = (event) => Math.min(Math.max(event.clientX - over.getBoundingClientRect().left, 0), over.clientWidth)
+    const select = (from, to, isDone) => {
+      const box = { left: Math.min(from, to), width: Math.abs(to - from), top: 0, height: over.clientHeight }
+      chart.setSelect(box, isDone)
+    }
+    const end = () => {
+      start = null
+      select(0, 0, false)
+    }
+    over.addEventListener('pointerdown', (event) => {
+      if (event.pointerType !== 'mouse' && event.isPrimary) start = x(event)
+    })
+    over.addEventListener('pointermove', (event) => {
+      if (start !== null && event.isPrimary) select(start, x(event), false)
+    })
+    over.addEventListener('pointerup', (event) => {
+      if (start === null || !event.isPrimary) return
+      select(start, x(event), true)
+      end()
+    })
+    over.addEventListener('pointercancel', end) // the page is being scrolled instead
   }
 
   #select(chart) {
