@@ -5,42 +5,28 @@ The example apps in processes of their own, as `make demo` starts them.
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import httpx
 
-START_S: Final = 30
-STOP_S: Final = 10
+from tests.processes import ROOT, end, start
+
 LINES_S: Final = 10
 """How long to wait for a line that is still being written, in seconds."""
-
-ROOT: Final = Path(__file__).parents[2]
 
 Line = dict[str, Any]
 
 
 def command(app: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"examples.{app}_app", *arguments]
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """
-    Return this process's environment without what the examples look at, plus *settings*.
-    """
-    ours = ("PORT", "POSTHOG_", "OTEL_", "SECRET_KEY")
-    others = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**others, **settings}
 
 
 class Demo:
@@ -60,27 +46,12 @@ class Demo:
         self._markers = count()
 
     def __enter__(self) -> Demo:
-        self._process = subprocess.Popen(
+        self._process, banner = start(
             command(self.app, "--port", "0"),
-            cwd=ROOT,
-            env=environment(**self._settings),
+            folder=ROOT,
+            settings=dict(self._settings),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
-        # One that hangs before it has told its address is ended, which ends the reading.
-        hangs = threading.Timer(START_S, self._process.kill)
-        hangs.start()
-        assert self._process.stderr is not None
-        banner = ""
-        while "Ctrl-C" not in banner:
-            text = self._process.stderr.readline()
-            if not text:
-                self._process.communicate()
-                msg = f"the {self.app} example did not start: {banner}"
-                raise RuntimeError(msg)
-            banner += text
-        hangs.cancel()
         self.url = re.findall(r"Open +(http://127\.0\.0\.1:\d+/)\n", banner)[0]
         self._errors: list[str] = []
         self._readers = [
@@ -108,13 +79,7 @@ class Demo:
         """
         End it as Ctrl-C does; return its exit status and what it wrote to stderr.
         """
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        try:
-            status = self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+        status = end(self._process)
         for reader in self._readers:
             reader.join()
         return status, "".join(self._errors)

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.examples.running import ROOT, START_S, STOP_S, Demo, command, environment
+from tests.examples.running import Demo, command
+from tests.processes import ROOT, START_S, STOP_S, environment
 
 SESSION_ID = "0192f3a1-7c1e-7a6b-9d52-3f1c2b4a5e6d"
 HEADER = {"X-PostHog-Session-ID": SESSION_ID}

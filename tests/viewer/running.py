@@ -4,27 +4,14 @@ The viewer in a process of its own, as users start it.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
-START_S: Final = 30
-STOP_S: Final = 10
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """
-    Return this process's environment without what the examples look at, plus *settings*.
-    """
-    ours = ("PORT", "POSTHOG_", "OTEL_")
-    others = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**others, **settings}
+from tests.processes import end, start
 
 
 class Viewer:
@@ -46,26 +33,11 @@ class Viewer:
         self._ended: tuple[int, str, str] | None = None
 
     def __enter__(self) -> Viewer:
-        self.process = subprocess.Popen(
+        self.process, self.banner = start(
             [*self._command, "viewer", "--port", "0", *self._arguments],
-            cwd=self._folder,
-            env=environment(),
+            folder=self._folder,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
-        hangs = threading.Timer(START_S, self.process.kill)
-        hangs.start()
-        assert self.process.stderr is not None
-        self.banner = ""
-        while "Ctrl-C" not in self.banner:
-            text = self.process.stderr.readline()
-            if not text:
-                self.process.communicate()
-                msg = f"the viewer did not start: {self.banner}"
-                raise RuntimeError(msg)
-            self.banner += text
-        hangs.cancel()
         self.url = re.findall(r"Open +(http://[^/]+)/", self.banner)[0]
         return self
 
@@ -82,12 +54,7 @@ class Viewer:
         End it by a signal; return its status, and what it wrote to stdout and then to stderr.
         """
         if self._ended is None:
-            self.process.send_signal(number)
-            try:
-                status = self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                status = self.process.wait()
+            status = end(self.process, number)
             assert self.process.stdout is not None
             assert self.process.stderr is not None
             with self.process.stdout as stdout, self.process.stderr as stderr:

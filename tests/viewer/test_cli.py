@@ -20,7 +20,8 @@ import pytest
 pytest.importorskip("opentelemetry.proto")
 
 from replaylink.cli import main
-from tests.viewer.running import START_S, Viewer, environment
+from tests.processes import START_S, environment
+from tests.viewer.running import Viewer
 
 END_S: Final = 2.5
 """How long an end may take: 2 seconds, and what a busy machine adds."""

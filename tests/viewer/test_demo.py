@@ -7,14 +7,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -25,9 +22,9 @@ pytest.importorskip("fastapi")
 pytest.importorskip("opentelemetry.proto")
 
 from examples.seed import VISITS, fill
-from tests.viewer.running import START_S, STOP_S, Viewer, environment
+from tests.processes import ROOT, START_S, end, environment, start
+from tests.viewer.running import Viewer
 
-ROOT: Final = Path(__file__).parents[2]
 ARRIVAL_S: Final = 15
 SESSION_ID: Final = "0192f3a1-7c1e-7a6b-9d52-3f1c2b4a5e6d"
 HEADER: Final = {"X-PostHog-Session-ID": SESSION_ID}
@@ -56,25 +53,14 @@ class Demo:
     """
 
     def __init__(self, app: str, **settings: str) -> None:
-        self.process = subprocess.Popen(
+        self.process, self.banner = start(
             command(app, "0"),
-            cwd=ROOT,
-            env=environment(**settings),
+            folder=ROOT,
+            settings=settings,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
             # As a shell's children: Ctrl-C goes to all of the group.
             start_new_session=True,
         )
-        hangs = threading.Timer(START_S, self.process.kill)
-        hangs.start()
-        assert self.process.stderr is not None
-        self.banner = ""
-        while "Ctrl-C" not in self.banner:
-            text = self.process.stderr.readline()
-            assert text, self.banner
-            self.banner += text
-        hangs.cancel()
         addresses = dict(re.findall(r"(Open|Then) +(http\S+)", self.banner))
         self.url = addresses["Open"]
         self.viewer_url = addresses.get("Then", "")
@@ -95,13 +81,7 @@ class Demo:
         End it as Ctrl-C in a terminal does; return what it wrote to stderr after its banner.
         """
         assert self.process.stderr is not None
-        if self.process.returncode is None:
-            os.killpg(self.process.pid, signal.SIGINT)
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, kill=os.killpg)
         if self.process.stderr.closed:
             return ""
         with self.process.stderr as stderr:
