@@ -14,7 +14,7 @@ import httpx
 import pytest
 import structlog
 
-from replaylink import identify
+from replaylink import _startup, identify
 from replaylink._types import ASGIApp, Message, Receive, Scope, Send
 from replaylink.asgi import ReplayLinkMiddleware
 from replaylink.sources import header, json_body, posthog_cookie, query
@@ -99,6 +99,21 @@ async def test_errors_of_other_scopes_pass_through() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await ReplayLinkMiddleware(app)({"type": "lifespan"}, no_receive, no_send)
+
+
+async def test_what_waits_for_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the server starts the app, what waits for that is done, before the app starts."""
+    done: list[str] = []
+    monkeypatch.setattr(_startup, "_callbacks", {})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        done.append("app")
+
+    _startup.at_startup("logging", lambda: done.append("former"))
+    _startup.at_startup("logging", lambda: done.append("logging"))
+    await ReplayLinkMiddleware(app)({"type": "lifespan"}, no_receive, no_send)
+
+    assert ["logging", "app"] == done
 
 
 class TestReceiveAndSend:

@@ -430,8 +430,10 @@ def test_rsa_keys(jwt: Any) -> None:
 
     assert USER == bearing(bearer_jwt(public, algorithms=["RS256"]), f"Bearer {token}")
     assert USER == bearing(bearer_jwt({"keys": [jwk]}, algorithms=["RS256"]), f"Bearer {token}")
+    assert USER == bearing(bearer_jwt(public, algorithms=["ES256", "RS256"]), f"Bearer {token}")
     # The public key used as a secret is the oldest forgery of all.
-    assert bearing(bearer_jwt(public, algorithms=["HS256"]), f"Bearer {token}") is None
+    with pytest.raises(ValueError, match="the key fits none of the algorithms: HS256: "):
+        bearer_jwt(public, algorithms=["HS256"])
 
 
 @pytest.mark.parametrize(
@@ -461,6 +463,31 @@ def test_algorithms_must_verify(jwt: Any, algorithms: list[str]) -> None:
     """No algorithm, or the one that signs nothing, is refused."""
     with pytest.raises(ValueError, match="name the algorithms that the issuer signs with"):
         bearer_jwt(SECRET, algorithms=algorithms)
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithms", "expected"),
+    [
+        pytest.param(SECRET, ["HS999"], "PyJWT knows no 'HS999', but .*HS256", id="unknown"),
+        pytest.param(SECRET, ["RS256"], "the key fits none of the algorithms: RS256", id="key"),
+    ],
+)
+def test_algorithms_that_cannot_work(
+    jwt: Any, key: str, algorithms: list[str], expected: str
+) -> None:
+    """What could never verify a token is refused as the app starts, and the key is not told."""
+    pytest.importorskip("cryptography")
+    with pytest.raises(ValueError, match=expected) as caught:
+        bearer_jwt(key, algorithms=algorithms)
+
+    assert SECRET not in str(caught.value)
+
+
+def test_algorithms_without_cryptography(jwt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An algorithm for which a package is missing names it."""
+    monkeypatch.setattr(jwt.algorithms, "get_default_algorithms", dict)
+    with pytest.raises(ImportError, match="RS256 needs the package cryptography: pip install"):
+        bearer_jwt(SECRET, algorithms=["RS256"])
 
 
 def test_bearer_jwt_never_shows_its_key(jwt: Any) -> None:

@@ -574,6 +574,30 @@ class TestSources:
 
         assert [line("view", **BOTH)] == lines
 
+    async def test_why_there_is_no_user(
+        self, driver: Driver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Of each user ID that was there and cannot be used, a line at level DEBUG tells why."""
+
+        def fails(connection: Any) -> str:
+            raise RuntimeError
+
+        sources = (header("X-User"), json_body("user"), fails, header("X-Other"))
+        app = driver.linked(view, user_id=sources)
+        with caplog.at_level(logging.DEBUG, "replaylink"):
+            await driver.send(
+                app, "POST", headers={**IN_HEADER, "X-User": "undefined"}, json={"user": "null"}
+            )
+        said = [record.getMessage() for record in caplog.records if record.name == "replaylink"]
+
+        starts = [
+            "no user ID from header('X-User'): ",
+            "no user ID from json_body('user'): ",
+            f"no user ID from {fails!r}: raised RuntimeError",
+        ]
+        assert len(starts) == len(said)
+        assert all(map(str.startswith, said, starts))
+
     async def test_a_callable_gets_the_connection(self, driver: Driver) -> None:
         """A callable is asked with the very scope or environ that the app gets."""
         seen: list[Any] = []

@@ -125,7 +125,7 @@ class Options:
             [_reader(source, prepare, accept_user_id) for source in sources]
         )
         self._user_finds = tuple(
-            (reader.find, reader.kind is Kind.LATE) for reader in user_at_start
+            (reader.find, reader.kind is Kind.LATE, reader.source) for reader in user_at_start
         )
 
     def identity(self, connection: Any) -> Identity:
@@ -140,13 +140,15 @@ class Options:
                 break
         user_id: str | None = None
         late: tuple[Callable[[Any], Found], ...] = ()
-        for find, is_late in self._user_finds:
+        for find, is_late, source in self._user_finds:
             found = find(connection)
             if isinstance(found, str):
                 user_id = found
                 break
             if is_late:
                 late += (find,)
+            elif found is not NOT_THERE:
+                logger.debug("no user ID from %r: %s", source, found.reason)
         return Identity(session_id, user_id, self.keys, late, connection)
 
     def is_settled(self, identity: Identity) -> bool:
@@ -183,6 +185,8 @@ class Options:
                     break
                 if reader.kind is Kind.LATE:
                     identity.look_late(reader.find)
+                elif found is not NOT_THERE:
+                    logger.debug("no user ID from %r: %s", reader.source, found.reason)
 
     def _ask(self, reader: Reader, connection: Any) -> Generator[Reader, Any, Found]:
         found: Found

@@ -28,6 +28,7 @@ from ._options import (
     called,
     failed,
 )
+from ._startup import started
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["ReplayLinkMiddleware"]
@@ -98,6 +99,8 @@ class ReplayLinkMiddleware:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind != "http" and kind != "websocket":
+            if kind == "lifespan":
+                started()
             await self.app(scope, receive, send)
             return
 

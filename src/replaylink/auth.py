@@ -26,7 +26,6 @@ No e-mail address and no name among them: what is logged should not name a perso
 """
 
 UNUSABLE: Final = Absent("no usable ID")
-NOT_VERIFIED: Final = Absent("no verifiable token")
 
 
 class authenticated_user(Source):
@@ -223,8 +222,8 @@ class bearer_jwt(Source):
     Raises:
         ImportError: If PyJWT is not installed.
         TypeError: If *algorithms* is a single string.
-        ValueError: If *algorithms* is empty or contains ``none``, or the JWKS document
-            holds no usable key.
+        ValueError: If *algorithms* is empty, or contains ``none`` or one that PyJWT does not
+            know; if *key* fits none of them, or the JWKS document holds no usable key.
 
     See Also:
         https://www.rfc-editor.org/rfc/rfc7519
@@ -256,6 +255,7 @@ class bearer_jwt(Source):
                 "such as ['RS256']; 'none' would accept forged tokens"
             )
             raise ValueError(msg)
+        _check_algorithms(key, algorithms)
         self.claim = claim
         choose = _key_chooser(key)
 
@@ -285,8 +285,8 @@ class bearer_jwt(Source):
             return _accepted(self._decode(token.strip()).get(self.claim), accept)
         # Any error means an unverifiable token: PyJWT's own, those of a key that does
         # not fit the algorithm, those of a header that is no JSON.
-        except Exception:
-            return NOT_VERIFIED
+        except Exception as exc:
+            return Absent(f"no verifiable token: {type(exc).__name__}")
 
     def in_scope(self, accept: Accept) -> FindInScope:
         def find(scope: Scope) -> Found:
@@ -303,6 +303,31 @@ class bearer_jwt(Source):
             return NOT_THERE if authorization is None else self._find(authorization, accept)
 
         return find
+
+
+def _check_algorithms(key: Any, algorithms: Sequence[str]) -> None:
+    import jwt
+
+    known = jwt.algorithms.get_default_algorithms()
+    for name in algorithms:
+        if name in jwt.algorithms.requires_cryptography and name not in known:
+            msg = f"{name} needs the package cryptography: pip install cryptography"
+            raise ImportError(msg)
+        if name not in known:
+            msg = f"algorithms={algorithms!r}: PyJWT knows no {name!r}, but {', '.join(known)}"
+            raise ValueError(msg)
+    # Of other kinds of keys, PyJWT knows best what they are for.
+    if not isinstance(key, (str, bytes)):
+        return
+    problems = []
+    for name in algorithms:
+        try:
+            known[name].prepare_key(key)
+        except (jwt.PyJWTError, ValueError, TypeError) as exc:
+            problems.append(f"{name}: {exc}")
+    if len(problems) == len(algorithms):
+        msg = f"the key fits none of the algorithms: {'; '.join(problems)}"
+        raise ValueError(msg)
 
 
 def _key_chooser(key: Any) -> Callable[[str], Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from datetime import datetime, timezone
@@ -27,6 +28,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from ._identity import DEFAULT_KEYS, bound_identity
+from ._startup import at_startup
 from .processors import add_identity
 
 try:
@@ -82,6 +84,8 @@ NOT_EXTRA: Final = frozenset(
     ]
 )
 """What a record of the standard library has besides ``extra``."""
+
+_COLOUR: Final = re.compile("\x1b\\[[0-9;]*m")
 
 MAX_DEPTH: Final = 8
 """How deep a value may be nested: it may hold itself."""
@@ -268,11 +272,17 @@ def configure_logging(
     _remove_console_handlers(root)
     root.addHandler(handler)
     root.setLevel(levelno)
+    _take_over_from_servers()
+    # `fastapi run` imports the app before uvicorn sets up its own logging.
+    at_startup("logging", _take_over_from_servers)
+    return logs
+
+
+def _take_over_from_servers() -> None:
     for name in SERVER_LOGGERS:
         logger = logging.getLogger(name)
         if _remove_console_handlers(logger):
             logger.propagate = True
-    return logs
 
 
 _structlog_processors: Final[list[Processor]] = []
@@ -401,7 +411,9 @@ class _Handler(logging.Handler):
                 for key, value in fields.items()
                 if key not in NOT_EXTRA and not key.startswith("_")
             }
-            event_dict["event"] = record.getMessage()
+            message = record.getMessage()
+            # Werkzeug colours its lines, wherever they go.
+            event_dict["event"] = _COLOUR.sub("", message) if "\x1b" in message else message
             if record.exc_info:
                 event_dict["exc_info"] = record.exc_info
             if record.stack_info:
@@ -440,6 +452,9 @@ class _Handler(logging.Handler):
         # What OpenTelemetry logs, and what a request with log records does, would never end.
         if provider is None or is_sending() or record.name.partition(".")[0] == "opentelemetry":
             return
+        # It opens Werkzeug's debugger, and so is for the developer at the terminal alone.
+        if record.name == "werkzeug" and record.msg == " * Debugger PIN: %s":
+            return
         logger = self._loggers.get(record.name)
         if logger is None:
             logger = self._loggers[record.name] = provider.get_logger(record.name)
@@ -459,7 +474,8 @@ class _Handler(logging.Handler):
             attributes["exception.message"] = _as_text(exception)
         logger.emit(
             LogRecord(
-                timestamp=int(record.created * 1e9),
+                # In microseconds, as on stdout: more than that a float does not hold.
+                timestamp=round(record.created * 1e6) * 1000,
                 severity_text=SEVERITY_TEXTS.get(record.levelname, record.levelname),
                 severity_number=_severity(record.levelno),
                 body=body if type(body) is str and body.isascii() else _as_text(body),

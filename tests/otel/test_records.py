@@ -36,6 +36,27 @@ def configure(receiver: Receiver, **options: Any) -> Logs:
     return configure_logging(**{"service_name": "shop", "endpoint": receiver.url, **options})
 
 
+def test_colours_of_werkzeug(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """The colours that Werkzeug writes for a terminal are in no line."""
+    with configure(receiver) as logs:
+        logging.getLogger("werkzeug").info('"\x1b[31m\x1b[1m%s\x1b[0m" 500', "GET / HTTP/1.1")
+        logs.flush()
+
+        assert ['"GET / HTTP/1.1" 500'] == receiver.bodies()
+    assert '"GET / HTTP/1.1" 500' == json.loads(capsys.readouterr().out)["event"]
+
+
+def test_pin_of_werkzeug(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """What opens Werkzeug's debugger is told to the developer, and to nobody else."""
+    with configure(receiver) as logs:
+        logging.getLogger("werkzeug").info(" * Debugger PIN: %s", "123-456-789")
+        logging.getLogger("werkzeug").info("another line")
+        logs.flush()
+
+        assert ["another line"] == receiver.bodies()
+    assert "123-456-789" in capsys.readouterr().out
+
+
 def test_both_libraries(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines of structlog and of the standard library arrive once, with both IDs, and clean."""
     before = time.time_ns()

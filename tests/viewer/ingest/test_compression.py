@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import gzip
 import tracemalloc
+import zlib
 from urllib.parse import quote
 
 import pytest
@@ -24,6 +25,10 @@ GZIP = gzip.compress(TEXT)
         pytest.param(b"\n " + TEXT + b" \n", id="white-space"),
         pytest.param(GZIP, id="gzip"),
         pytest.param(gzip.compress(TEXT[:9]) + gzip.compress(TEXT[9:]), id="two-members"),
+        *(
+            pytest.param(zlib.compress(TEXT, level), id=f"zlib-{level}")
+            for level in (0, 1, 5, 6, 9)
+        ),
         pytest.param(BASE64, id="base64"),
         pytest.param(base64.b64encode(GZIP), id="base64-of-gzip"),
         pytest.param(b"data=" + quote(BASE64, safe="").encode(), id="form"),
@@ -51,6 +56,8 @@ def test_unwrap(body: bytes) -> None:
     [
         pytest.param(GZIP[:-1], id="cut-off-at-the-end"),
         pytest.param(GZIP[:12], id="cut-off"),
+        pytest.param(zlib.compress(TEXT)[:-1], id="zlib-cut-off"),
+        pytest.param(zlib.compress(TEXT)[:-4] + b"none", id="zlib-wrong-checksum"),
         pytest.param(GZIP[:2], id="magic-bytes-only"),
         pytest.param(GZIP[:-8] + b"\0" * 8, id="wrong-checksum"),
         pytest.param(GZIP + b"more", id="something-follows"),

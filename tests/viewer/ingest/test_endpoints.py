@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from replaylink.viewer import limits
 from replaylink.viewer.ingest import endpoints
@@ -121,6 +123,32 @@ def test_the_store_fails(
     assert "disk full" in caplog.text
     viewer.store.failure = None
     assert 200 == client.post("/e/", content=fresh()).status_code
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["light", "compressed"])
+def test_many_lines_do_not_hold_up_others(
+    client: httpx.Client,
+    viewer: Viewer,
+    monkeypatch: pytest.MonkeyPatch,
+    compress: Callable[[bytes], bytes],
+) -> None:
+    """Many lines are prepared by no thread that others wait for, however small their body is."""
+    loops: list[object] = []
+    prepare = viewer.store.prepare
+
+    def watched(batch: Batch) -> None:
+        loops.append(asyncio._get_running_loop())
+        prepare(batch)
+
+    request = ExportLogsServiceRequest()
+    records = request.resource_logs.add().scope_logs.add().log_records
+    for _ in range(1000):
+        records.add()
+    monkeypatch.setattr(viewer.store, "prepare", watched)
+    answer = client.post("/v1/logs", content=compress(request.SerializeToString()))
+
+    assert 200 == answer.status_code
+    assert [None] == loops
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["light", "compressed"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from typing import Any
 
 import pytest
@@ -167,6 +168,10 @@ BAD: list[Any] = [
     pytest.param([{**FULL, "cv": "2024-10", "data": "plain"}], id="no-gzip"),
     pytest.param([{**FULL, "cv": "2024-10", "data": "€"}], id="no-bytes"),
     pytest.param([{**FULL, "cv": "2024-10", "data": packed({})[:-9]}], id="cut-off"),
+    # Found by no control character: it would be taken for a light body.
+    pytest.param(
+        [{**FULL, "cv": "2024-10", "data": zlib.compress(b"{}").decode("latin-1")}], id="zlib"
+    ),
     pytest.param(
         [{**FULL, "cv": "2024-10", "data": gzip.compress(b"{").decode("latin-1")}], id="no-json"
     ),

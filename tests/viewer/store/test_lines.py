@@ -90,6 +90,8 @@ def test_terms_differ(key: str, value: str, other_key: str, other_value: str) ->
         pytest.param(("k", "a\0b"), ("k", "a b"), id="nul"),
         pytest.param(("k", "x" * 300 + "a"), ("k", "x" * 300 + "b"), id="beyond-what-is-indexed"),
         pytest.param(("a=b", "c"), ("a", "b=c"), id="equals-sign-in-the-key"),
+        pytest.param(("k", "Ada"), term("k", "Ada").split("=", 1), id="the-form-of-another-value"),
+        pytest.param(("@k", "1"), term("@k", "1").split("=", 1), id="the-form-of-another-key"),
     ],
 )
 def test_terms_tell_apart(one: tuple[str, str], other: tuple[str, str]) -> None:
@@ -176,11 +178,24 @@ def test_terms_of_a_line() -> None:
         pytest.param("commit 3ddecee and 0xDEADBEEF1", "commit … and …xDEADBEEF…", id="hash"),
         pytest.param("decade of facade", "decade of facade", id="words-of-such-letters"),
         pytest.param("GET /orders/7/items/12", "GET /orders/…/items/…", id="path"),
+        pytest.param(
+            '127.0.0.1:52341 - "GET / HTTP/1.1" 200', '<address> - "GET / HTTP/1.1" …', id="access"
+        ),
+        pytest.param('[::1]:80 "GET /7 HTTP/2" "x"', '<address> "GET /… HTTP/2" "…"', id="ipv6"),
+        pytest.param("to 10.0.0.7, and 10.0.0.8.", "to <address>, and <address>.", id="ipv4"),
+        pytest.param("peer 2001:db8::7 left", "peer <address> left", id="ipv6-alone"),
+        pytest.param("peer ::ffff:10.0.0.7:80", "peer <address>", id="ipv4-in-ipv6"),
+        pytest.param("at 12:30:45 in a::b", "at …:…:… in a::b", id="no-addresses"),
+        pytest.param("search for 'mug'", "search for '…'", id="quoted"),
+        pytest.param('search for "red sugar 7"', 'search for "…"', id="quoted-words"),
+        pytest.param("can't get the users' cart 7", "can't get the users' cart …", id="apostrophe"),
+        pytest.param(f"got '{'x' * 70}'", f"got '{'x' * 70}'", id="quoted-at-length"),
+        pytest.param("""{"event": "paid", "n": 1}""", """{"event": "…", "n": …}""", id="json"),
         pytest.param("no numbers at all", "no numbers at all", id="none"),
         pytest.param("x" * 600, "x" * 200, id="long"),
         pytest.param("", "", id="empty"),
     ],
 )
 def test_message_pattern(message: str, expected: str) -> None:
-    """Numbers and IDs are taken out of a message, and words stay."""
+    """Numbers, IDs, addresses and quoted values are taken out of a message, and words stay."""
     assert expected == message_pattern(message)

@@ -29,27 +29,32 @@ be told to use it.
 MAX_GZIP_MEMBERS: Final = 100
 """SDKs write one member; a request of a million empty ones would take seconds."""
 
-_EITHER_WINDOW: Final = 32 + zlib.MAX_WBITS
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_ZLIB_WINDOW: Final = zlib.MAX_WBITS
 _CHUNK_BYTES: Final = 256 * 1024
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
     """
-    Decompress gzip of one or several members, or zlib, never keeping more than the limit.
+    Decompress gzip of one or several members, never keeping more than the limit in memory.
 
     Args:
         data: The compressed bytes.
         limit: The most that it may become, in bytes.
 
     Raises:
-        BadPayload: If it is neither, is damaged or cut off, or if something follows it.
+        BadPayload: If it is not gzip, is damaged or cut off, or if something follows it.
         TooLarge: If it becomes more than the limit.
     """
+    return _inflate(data, limit, _GZIP_WINDOW)
+
+
+def _inflate(data: bytes, limit: int, window: int) -> bytes:
     source = memoryview(data)
     position, room = 0, limit
     parts: list[bytes] = []
     for _ in range(MAX_GZIP_MEMBERS):
-        member = zlib.decompressobj(_EITHER_WINDOW)
+        member = zlib.decompressobj(window)
         piece: bytes | memoryview = b""
         while not member.eof:
             if not piece:
@@ -90,8 +95,10 @@ def decompress(body: bytes, limit: int) -> bytes:
         BadPayload: If it begins like one of them and is not.
         TooLarge: If it is larger than the limit.
     """
-    if body.startswith((GZIP_MAGIC, *ZLIB_MAGIC)):
+    if body.startswith(GZIP_MAGIC):
         return gunzip(body, limit)
+    if body.startswith(ZLIB_MAGIC):
+        return _inflate(body, limit, _ZLIB_WINDOW)
     if len(body) > limit:
         msg = f"more than {limit} bytes"
         raise TooLarge(msg)

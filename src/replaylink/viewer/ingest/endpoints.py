@@ -128,6 +128,13 @@ async def _take(request: Request, intake: _Intake, decode: Decode) -> Response:
     Read, decode and store what a request brings, and only then say so.
     """
     path = request.url.path
+    store: Store = request.app.state.store
+
+    def decode_and_prepare(body: bytes, now_us: int) -> Captured:
+        captured = decode(body, now_us)
+        store.prepare(captured.batch)
+        return captured
+
     try:
         _check_tokens(request)
         async with _bodies.reading(request, intake.max_bytes) as body:
@@ -136,7 +143,9 @@ async def _take(request: Request, intake: _Intake, decode: Decode) -> Response:
                 captured = decode(body, now_us)
             else:
                 loop = asyncio.get_running_loop()
-                captured = await loop.run_in_executor(intake.decoder, decode, body, now_us)
+                captured = await loop.run_in_executor(
+                    intake.decoder, decode_and_prepare, body, now_us
+                )
             return await _store(request, captured, intake)
     except ClientDisconnect:
         _log.log(logging.WARNING, "%s: the client went before the end of its request", path)
@@ -177,12 +186,9 @@ async def take_logs(request: Request) -> Response:
     """
     Take log records in OTLP.
     """
-    store: Store = request.app.state.store
 
     def decode(body: bytes, now_us: int) -> Captured:
-        batch = Batch(logs=decode_logs(body, now_us))
-        store.prepare(batch)
-        return Captured(batch)
+        return Captured(Batch(logs=decode_logs(body, now_us)))
 
     return await _take(request, _LOGS, decode)
 

@@ -82,9 +82,10 @@ What can be filtered on like an attribute, though OpenTelemetry keeps it apart: 
 a filter, the name in a `LogRecord`.
 """
 
-_MAX_CACHED = 100
+_MAX_CACHED_KEY = 100
 """Keys of so many characters are worth the memory that a cache takes."""
 
+# Control characters separate terms; the signs have a meaning in the names of terms.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f=@?]")
 
 _encode = msgspec.json.Encoder().encode
@@ -128,28 +129,31 @@ def session_of(attributes: JSONObject, resource: JSONObject) -> str:
     """
     Return the session that a line is linked to, or an empty string.
     """
-    return _find(attributes, resource, SESSION_KEYS, _SESSION_SUFFIXES)
+    return _session_in(attributes) or _session_in(resource)
 
 
 def user_of(attributes: JSONObject, resource: JSONObject) -> str:
     """
     Return the distinct ID of the user that a line tells of, or an empty string.
     """
-    return _find(attributes, resource, USER_KEYS, _USER_SUFFIXES)
+    return _user_in(attributes) or _user_in(resource)
 
 
-def _find(
-    attributes: JSONObject, resource: JSONObject, keys: tuple[str, ...], suffixes: tuple[str, ...]
-) -> str:
-    if value := attributes.get(keys[0]):
-        return text_of(value)
-    for where in (attributes, resource):
-        for key in keys:
-            if value := where.get(key):
-                return text_of(value)
-        for key, value in where.items():
-            if value and key.endswith(suffixes):
-                return text_of(value)
+def _session_in(where: JSONObject) -> str:
+    return _find(where, SESSION_KEYS, _SESSION_SUFFIXES)
+
+
+def _user_in(where: JSONObject) -> str:
+    return _find(where, USER_KEYS, _USER_SUFFIXES)
+
+
+def _find(where: JSONObject, keys: tuple[str, ...], suffixes: tuple[str, ...]) -> str:
+    for key in keys:
+        if value := where.get(key):
+            return text_of(value)
+    for key, value in where.items():
+        if value and key.endswith(suffixes):
+            return text_of(value)
     return ""
 
 
@@ -188,7 +192,13 @@ def key_term(key: str) -> str:
 def _exact(text: str) -> str:
     # The index takes no notice of case in ASCII, and control characters end a term: what would
     # be changed, or is long, is told apart by a checksum.
-    if len(text) <= MAX_INDEXED_LENGTH and text.isprintable() and text == text.lower():
+    # So is what looks as if it had one.
+    if (
+        len(text) <= MAX_INDEXED_LENGTH
+        and text.isprintable()
+        and text == text.lower()
+        and text[-9:-8] != "~"
+    ):
         return text
     return _with_checksum(text)
 
@@ -223,8 +233,13 @@ def prepare(logs: Iterable[LogRecord]) -> list[Line]:
     Make what can be made of log records without the database: half of the work.
     """
     lines = []
+    resource: JSONObject | None = None
     for log in logs:
-        session = session_of(log.attributes, log.resource)
+        # Many lines have the same resource, which may be large.
+        if log.resource is not resource:
+            resource = log.resource
+            its_session, its_user = _session_in(resource), _user_in(resource)
+        session = _session_in(log.attributes) or its_session
         lines.append(
             Line(
                 log,
@@ -232,7 +247,7 @@ def prepare(logs: Iterable[LogRecord]) -> list[Line]:
                 log.body.replace("\0", "\ufffd") if "\0" in log.body else log.body,
                 _encode(log.attributes),
                 bool(session),
-                _terms(log, session, user_of(log.attributes, log.resource)),
+                _terms(log, session, _user_in(log.attributes) or its_user),
             )
         )
     return lines
@@ -254,7 +269,7 @@ def _terms(log: LogRecord, session: str, user: str) -> str:
         if value and name not in attributes and name not in log.resource:
             found.append(term(name, value))
     for key, value in attributes.items():
-        start = _cached_start(key) if len(key) <= _MAX_CACHED else _start(key)
+        start = _cached_start(key) if len(key) <= _MAX_CACHED_KEY else _start(key)
         found.append(start + _exact(value if type(value) is str else text_of(value)))
     return "\n".join(found)
 

@@ -27,7 +27,7 @@ from replaylink.viewer.store.lines import (
     text_of,
     time_of,
 )
-from replaylink.viewer.store.schema import ARRIVALS, create_shard
+from replaylink.viewer.store.schema import INDEX_ARRIVALS, KEEP_ARRIVALS, create_shard
 
 STEPS_S = (1, 10, 600)
 """In which steps of time lines are counted: for histograms of minutes, of hours and of weeks."""
@@ -64,7 +64,7 @@ that decoding goes on meanwhile.
 _STEPS_TO_WALK = 4
 
 
-class _Rows(NamedTuple):
+class _Arrivals(NamedTuple):
     """
     Lines as they stand in the table of those that arrive, and what is counted of them.
     """
@@ -148,28 +148,33 @@ class LogWriter:
             now_us: The time, in microseconds since the epoch.
         """
         shard = self._open_shard(now_us)
-        rows = self._rows(shard, lines, check=False)
+        arrivals = self._arrivals(shard, lines, check=False)
         try:
-            self._insert(shard, rows.rows)
+            self._insert(shard, arrivals.rows)
         except sqlite3.IntegrityError:
             # Lines of the same kind and microsecond stand there already, which is rare.
             self._connection.execute("DELETE FROM arriving")
-            rows = self._rows(shard, lines, check=True)
-            self._insert(shard, rows.rows)
-        self._count(shard, rows.counts, rows.loggers)
+            arrivals = self._arrivals(shard, lines, check=True)
+            self._insert(shard, arrivals.rows)
+        for statement in INDEX_ARRIVALS:
+            self._connection.execute(
+                statement.format(shard=shard, max_searched=MAX_SEARCHED_LENGTH)
+            )
+        self._connection.execute("DELETE FROM arriving")
+        self._count(shard, arrivals.counts, arrivals.loggers)
 
         # By their IDs: those that gave way to others stand some microseconds later.
-        first_us, last_us = time_of(min(rows.ids)), time_of(max(rows.ids))
+        first_us, last_us = time_of(min(arrivals.ids)), time_of(max(arrivals.ids))
         self._first_us = min(first_us, self._first_us) if self._lines else first_us
         self._last_us = max(last_us, self._last_us)
         self._lines += len(lines)
-        self._text_bytes += rows.text_bytes
+        self._text_bytes += arrivals.text_bytes
         self._connection.execute(
             "UPDATE shard SET first_us = ?, last_us = ?, lines = ?, text_bytes = ? WHERE id = ?",
             (self._first_us, self._last_us, self._lines, self._text_bytes, shard),
         )
 
-    def _rows(self, shard: int, lines: Sequence[Line], *, check: bool) -> _Rows:
+    def _arrivals(self, shard: int, lines: Sequence[Line], *, check: bool) -> _Arrivals:
         rows: list[tuple[Any, ...]] = []
         counts: Counter[tuple[int, int]] = Counter()
         loggers: Counter[tuple[int, str, str, bool]] = Counter()
@@ -216,7 +221,7 @@ class LogWriter:
                     f"@r={resource_id or 0}\n@k={kind}\n{line.terms}",
                 )
             )
-        return _Rows(rows, taken, counts, loggers, text_bytes)
+        return _Arrivals(rows, taken, counts, loggers, text_bytes)
 
     def _insert(self, shard: int, rows: list[tuple[Any, ...]]) -> None:
         execute = self._connection.execute
@@ -228,9 +233,7 @@ class LogWriter:
                 values = list(itertools.chain.from_iterable(rows[at : at + size]))
                 execute(statement, values)
                 at += size
-        for statement in ARRIVALS:
-            execute(statement.format(shard=shard, max_searched=MAX_SEARCHED_LENGTH))
-        execute("DELETE FROM arriving")
+        execute(KEEP_ARRIVALS.format(shard=shard))
 
     def _open_shard(self, now_us: int) -> int:
         if self._shard is not None:
