@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from replaylink.viewer import pages
 from replaylink.viewer.ingest import endpoints as ingest
+from replaylink.viewer.pages.rendering import not_found
 from replaylink.viewer.pages.replays import replay
 from replaylink.viewer.security import PAGE_HEADERS, SecurityMiddleware
 from replaylink.viewer.store import Store
@@ -87,6 +88,9 @@ async def error_page(request: Request, exc: Exception) -> Response:
         status, detail, headers = 500, "The terminal of the viewer tells why.", PAGE_HEADERS
     if request.url.path.endswith(".json"):
         return JSONResponse({"error": detail}, status, headers)
+    # No route has taken it; those that did, such as an SDK's, are not read by people.
+    if status == 404 and "endpoint" not in request.scope:
+        return await not_found(request, "There is no page at this address.", once=False)
     title = HTTPStatus(status).phrase
     page = _ERROR_PAGE.format(title=title, detail=html.escape(detail))
     return HTMLResponse(page, status, headers)

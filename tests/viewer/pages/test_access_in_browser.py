@@ -4,6 +4,7 @@ Whether everybody can use the pages: by axe-core, on small screens, in both colo
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -64,6 +65,7 @@ def addresses(shop: Viewer) -> dict[str, str]:
         "linkage": "/linkage",
         "setup": "/setup",
         "missing": "/logs/1",
+        "unknown": "/nothing",
         "bad query": "/logs?since=x",
     }
 
@@ -96,7 +98,8 @@ def violations(page: Page, *rules: str) -> list[str]:
 
 NAMES = (
     *("logs", "list", "details", "raw", "related errors", "not linked", "line", "recording"),
-    *("replays", "replay", "errors", "issue", "linkage", "setup", "missing", "bad query"),
+    *("replays", "replay", "errors", "issue", "linkage", "setup", "missing", "unknown"),
+    "bad query",
 )
 
 
@@ -161,6 +164,25 @@ def test_axe_on_what_opens(shop: Viewer, visitor: Visitor) -> None:
     assert {} == {name: each for name, each in found.items() if each}
 
 
+def test_an_unknown_address(shop: Viewer, visitor: Visitor) -> None:
+    """It is answered with the page that a missing line has, which leads to all others."""
+    page = visitor.open(shop, "/setup")
+    texts = []
+    for address in ("/nothing", "/logs/1/nothing", "/logs/1"):
+        page.goto(address)
+        expect(page.get_by_role("heading", name="Not there")).to_have_count(1)
+        expect(page.get_by_role("navigation", name="Pages").get_by_role("link")).to_have_count(5)
+        texts.append(page.locator("main p").first.inner_text())
+    answers = [page.request.get(f"{shop.url}/{path}") for path in ("nothing.json", "static/no.js")]
+    visitor.complaints.clear()  # the browser's, of each 404
+
+    no_page = "There is no page at this address."
+    assert [no_page, no_page, "This log line is not there, or no longer."] == texts
+    assert [404, 404] == [answer.status for answer in answers]
+    assert {"error": "Not Found"} == answers[0].json()
+    assert "Not there" not in answers[1].text()
+
+
 def test_a_small_screen(shop: Viewer, visitor: Visitor) -> None:
     """At 390 pixels the facets fold away, and the details fill the screen."""
     page = visitor.open(shop, "/logs", width=390)
@@ -175,6 +197,57 @@ def test_a_small_screen(shop: Viewer, visitor: Visitor) -> None:
 
     assert box is not None
     assert (0, 0, 390, 800) == (box["x"], box["y"], box["width"], box["height"])
+
+
+def test_facets_on_a_small_screen(shop: Viewer, visitor: Visitor) -> None:
+    """At 390 pixels the facets look as if they open; then they are whole, and the page scrolls."""
+    page = visitor.open(shop, "/logs", width=390)
+    summary = page.get_by_text("Facets", exact=True)
+    assert "list-item" == summary.evaluate("element => getComputedStyle(element).display")
+    summary.click()
+    cut = "element => element.scrollHeight > element.clientHeight + 1"
+    assert not page.locator(".facets").evaluate(cut)
+    last = page.get_by_label("Not linked")
+    last.scroll_into_view_if_needed()
+    expect(last).to_be_in_viewport(ratio=1)
+    page.locator("#lines").scroll_into_view_if_needed()
+
+    expect(page.locator(".line").first).to_be_in_viewport()
+    above, below = summary.bounding_box(), page.get_by_role("group", name="Severity").bounding_box()
+    assert above is not None
+    assert below is not None
+    assert below["y"] - above["y"] - above["height"] >= 8
+
+
+DIFFERS = """async (shot) => {
+  const image = new Image()
+  image.src = `data:image/png;base64,${shot}`
+  await image.decode()
+  const { width, height } = image
+  const context = Object.assign(document.createElement('canvas'), { width, height })
+    .getContext('2d')
+  context.drawImage(image, 0, 0)
+  // A row of pixels above the text, from one rounded corner to the other.
+  const { data } = context.getImageData(8, 4, width - 16, 1)
+  const colour = (x) => data.slice(4 * x, 4 * x + 3).join()
+  const within = colour(Math.round(width / 2))
+  return [0, width - 17].map((x) => colour(x) !== within)
+}"""
+
+
+def test_a_table_shows_that_it_scrolls(shop: Viewer, visitor: Visitor) -> None:
+    """At 390 pixels an edge beyond which a table goes on is shaded, and no other one."""
+    page = visitor.open(shop, "/replays", width=390)
+    box = page.get_by_role("region", name="Recordings")
+
+    def shaded() -> list[bool]:
+        shot = base64.b64encode(box.screenshot()).decode()
+        left_and_right: list[bool] = page.evaluate(DIFFERS, shot)
+        return left_and_right
+
+    assert [False, True] == shaded()
+    box.evaluate("element => (element.scrollLeft = 1e9)")
+    assert [True, False] == shaded()
 
 
 def test_severity_is_not_told_by_colour_alone(shop: Viewer, visitor: Visitor) -> None:

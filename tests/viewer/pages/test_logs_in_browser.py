@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from replaylink.viewer.limits import PAGE_SIZE
+from replaylink.viewer.limits import LIVE_SIZE, PAGE_SIZE
 from replaylink.viewer.query import LogQuery
-from replaylink.viewer.records import Batch
+from replaylink.viewer.records import Batch, Snapshot
 from tests.viewer.pages.conftest import Visitor
 from tests.viewer.pages.data import HOSTILE, SESSION, UNRECORDED, USER, exception, line
 from tests.viewer.pages.serving import Viewer, running_viewer
@@ -234,6 +235,112 @@ def test_live(own_shop: Viewer, visitor: Visitor, now_us: int) -> None:
     own_shop.write(Batch([line("later", now_us + 9, severity="error")]))
     page.get_by_role("button", name="New lines have come: show them").click()
     expect(lines(page)).to_have_text(["later", "new", "payment failed"])
+
+
+def piece(session: str, window: str = "one") -> Snapshot:
+    return Snapshot(
+        uuid=str(uuid.uuid4()),
+        session_id=session,
+        window_id=window,
+        distinct_id=USER,
+        first_ms=1,
+        last_ms=2,
+        has_full_snapshot=True,
+        events=b"[]",
+    )
+
+
+def test_a_recording_that_comes_later(own_shop: Viewer, visitor: Visitor) -> None:
+    """
+    While it is live, a session's lines can be played as soon as its recording has come, and
+    nothing else of them is replaced.
+    """
+    page = visitor.open(own_shop, "/logs?live=1")
+    expect(page.locator(".unrecorded")).to_have_count(5)
+    lines(page).nth(1).focus()
+    element = lines(page).nth(1).element_handle()
+    own_shop.write(Batch(snapshots=[piece(UNRECORDED)]))
+
+    expect(row(page, "order").locator(".replay a")).to_have_count(4, timeout=2000)
+    expect(row(page, "payment failed").locator(".unrecorded")).to_be_visible()
+    expect(lines(page).nth(1)).to_be_focused()
+    assert page.evaluate("element => element.isConnected", element)
+    cell = "document.querySelectorAll('.line .replay')[2].innerHTML"
+    put_in = page.evaluate(cell)
+    page.reload()
+    assert put_in == page.evaluate(cell)
+
+
+def test_a_recording_of_lines_far_below(viewer: Viewer, visitor: Visitor, now_us: int) -> None:
+    """It also reaches lines that are older than those that are asked for as new ones come."""
+    logs = [line(f"line {i}", now_us - i) for i in range(LIVE_SIZE + 10)]
+    viewer.write(Batch([*logs, line("old", now_us - 10**6, session=SESSION)]))
+    page = visitor.open(viewer, "/logs?live=1")
+    expect(row(page, "old").locator(".unrecorded")).to_be_attached()
+    viewer.write(Batch(snapshots=[piece(SESSION)]))
+
+    expect(row(page, "old").locator(".replay a")).to_be_attached(timeout=2000)
+
+
+def test_nothing_to_play(shop: Viewer, visitor: Visitor) -> None:
+    """The key p says on a line, and in its details, why there is nothing to play."""
+    page = visitor.open(shop, "/logs?q=order")
+    status = page.locator("#announcer")
+    not_yet, none = "No recording has come for this session yet.", "This line has no session."
+    told = []
+    for text in ("order 1", "order 7"):
+        row(page, text).get_by_role("link", name=text).focus()
+        page.keyboard.press("p")
+        expect(status).to_be_in_viewport(ratio=1)
+        told.append(status.inner_text())
+    for text in ("order 1", "order 7"):
+        row(page, text).get_by_role("link", name=text).click()
+        expect(page.locator("#drawer .message")).to_have_text(text)
+        page.keyboard.press("p")
+        told.append(status.inner_text())
+        page.keyboard.press("Escape")
+
+    assert [not_yet, none, not_yet, none] == told
+
+
+WRITTEN = """
+window.written = []
+const { fillText } = CanvasRenderingContext2D.prototype
+CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+  window.written.push(text)
+  return fillText.call(this, text, ...rest)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("range_s", "length", "below"),
+    [
+        (60, r"\d+ seconds?", r"\d\d:\d\d:\d\d"),
+        (86400, r"\d+ minutes", r"\d\d:\d\d|[A-Z][a-z]{2} \d+"),
+        (3 * 365 * 86400, r"\d+ days", r"[A-Z][a-z]{2} \d+, \d{4}"),
+    ],
+)
+def test_the_times_of_the_histogram(
+    viewer: Viewer, visitor: Visitor, now_us: int, range_s: int, length: str, below: str
+) -> None:
+    """They are in 24 hours, as those of the lines are, and a bar's length is in whole units."""
+    times = [now_us - range_s * 1_000_000 * i // 20 for i in range(20)]
+    viewer.write(Batch([line(f"line {i}", time_us) for i, time_us in enumerate(times)]))
+    page = visitor.open(viewer, "/setup")
+    page.add_init_script(WRITTEN)
+    page.goto("/logs")
+    histogram = page.locator("#histogram")
+    clock = r"[A-Z][a-z]{2} \d+, \d{4} \d\d:\d\d:\d\d"
+    label = re.compile(rf"from {clock} to {clock}, up to \d+ in {length}, the worst is info$")
+    expect(histogram).to_have_attribute("aria-label", label)
+    histogram.locator(".u-over").hover(position={"x": 500, "y": 20})
+    tip = re.compile(r"^[A-Z][a-z]{2} \d+ \d\d:\d\d:\d\d(  |$)")
+    expect(histogram.locator(".tip")).to_have_text(tip)
+    written = page.evaluate("written.filter((text) => !/^\\d+$/.test(text))")
+
+    assert written
+    assert [] == [text for text in written if not re.fullmatch(below, text)]
 
 
 def test_a_late_line_stands_in_its_place(own_shop: Viewer, visitor: Visitor, now_us: int) -> None:

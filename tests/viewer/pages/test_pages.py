@@ -419,6 +419,23 @@ def test_related_errors(client: TestClient, store: Store, text: str, expected: s
 
 
 @pytest.mark.usefixtures("full")
+def test_related_errors_of_all_sessions(
+    client: TestClient, write: Write, store: Store, now_us: int
+) -> None:
+    """A related issue tells apart how often it was seen in the session, and in all."""
+    write(events=[exception("ValueError", "no card", now_us, session=f"s{n}") for n in range(3)])
+    log = only(store, "declined")
+    page = read(client, f"/logs/{log.id}?tab=errors")
+    facts = [fact.text for fact in page.find("dd")]
+
+    assert ["1", "4, in 4 sessions"] == facts[1:3]
+    names = ["In this session", "In all", "First seen in all", "Last seen in all"]
+    assert names == [name.text for name in page.find("dt")][1:]
+    (twin,) = client.get(f"/logs/{log.id}/errors.json").json()
+    assert (1, 4, 4) == (twin["occurrences"], twin["total_occurrences"], twin["sessions"])
+
+
+@pytest.mark.usefixtures("full")
 def test_a_link_to_one_line(client: TestClient, store: Store) -> None:
     """The copied link opens the line's details, and the list from that line on."""
     log = only(store, "signed in")
@@ -525,6 +542,31 @@ def test_the_timeline(client: TestClient, prefix: str) -> None:
     assert ["error", "log"] == sorted(kinds[1:])
     twin = client.get(f"/replay/{SESSION}/timeline.json").json()
     assert (1, 1, 1) == (len(twin["logs"]), len(twin["errors"]), len(twin["events"]))
+
+
+@pytest.mark.usefixtures("full")
+def test_captured_clicks_in_the_timeline(client: TestClient, write: Write, now_us: int) -> None:
+    """An event that posthog-js captured by itself tells what was done."""
+    click = page_view(now_us)
+    click.name = "$autocapture"
+    click.properties |= {"$event_type": "click", "$el_text": "Send"}
+    write(events=[click])
+    page = read(client, f"/replay/{SESSION}")
+
+    assert 1 == len(page.find("span", "clicked “Send”", class_="what"))
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("user", [USER, "anonymous", ""])
+def test_lines_of_the_user(client: TestClient, write: Write, now_us: int, user: str) -> None:
+    """A replay leads to its user's lines, if there are any."""
+    piece = snapshot(now_us // 1000, session="s1")
+    piece.distinct_id = user
+    write(snapshots=[piece])
+    found = read(client, "/replay/s1").find("a", "All lines of the user")
+
+    expected = [f"/logs?is.posthogDistinctId={USER}"] if user == USER else []
+    assert expected == [link.attributes["href"] for link in found]
 
 
 def test_events_of_one_tab(client: TestClient, write: Write, now_us: int) -> None:
@@ -648,6 +690,19 @@ def test_linkage(client: TestClient) -> None:
     assert "No line of this service is linked" in advice.text
 
 
+def test_advice_stands_once(client: TestClient, write: Write, now_us: int) -> None:
+    """Unlinked lines with the same advice stand below it together."""
+    loggers = ["a", "b", "celery", "c"]
+    write(
+        logs=[line("linked", now_us, session=SESSION)]
+        + [line("no", now_us - n, scope=name) for n, name in enumerate(loggers, 1)]
+    )
+    page = read(client, "/linkage")
+
+    assert 2 == len(page.find("p", class_="advice"))
+    assert [3, 1] == [each.text.count("shop · ") for each in page.find("ul", class_="unlinked")]
+
+
 def test_linkage_of_a_time(client: TestClient, write: Write, now_us: int) -> None:
     """The page tells of a time range."""
     hour_us = 3_600_000_000
@@ -669,6 +724,18 @@ def test_setup(client: TestClient) -> None:
     assert {"empty": True, "host": "http://127.0.0.1:8390", "token": "phc_local"} == client.get(
         "/setup.json"
     ).json()
+
+
+def test_the_setup_of_the_sdk(client: TestClient) -> None:
+    """PostHog's SDK is installed, and the middleware is added again by neither framework."""
+    page = read(client, "/setup")
+    copied = [button.attributes["data-copy"] for button in page.find("button", "Copy")]
+
+    assert 'pip install "replaylink[otlp,posthog]"' in copied
+    assert 'app.add_middleware(ReplayLinkMiddleware, share="posthog")' in copied
+    assert 'app.wsgi_app = ReplayLinkMiddleware(app.wsgi_app, share="posthog")' in copied
+    assert 1 == len([each for each in page.find("p") if "replace the last line" in each.text])
+    assert 1 == len([each for each in page.find("p") if "before posthog-js has" in each.text])
 
 
 def test_the_code_of_the_setup_compiles(client: TestClient) -> None:

@@ -115,6 +115,24 @@ def error(*frames: dict[str, Any], type_: str = "ValueError", value: str = "no")
             id="given",
         ),
         pytest.param(
+            of(error(JS_FRAME)),
+            of(error(JS_FRAME | {"filename": "https://shop.test/static/chat.js?v=2#x"})),
+            True,
+            id="javascript-origin",
+        ),
+        pytest.param(
+            of(error(JS_FRAME)),
+            of(error(JS_FRAME | {"filename": "http://127.0.0.1:8000/static/cart.js"})),
+            False,
+            id="javascript-path",
+        ),
+        pytest.param(
+            of(error(JS_FRAME | {"filename": "http://127.0.0.1:8000"})),
+            of(error(JS_FRAME | {"filename": "http://127.0.0.1:8001/?q=1"})),
+            True,
+            id="javascript-in-the-page",
+        ),
+        pytest.param(
             of(error(PYTHON_FRAME), **{"$exception_fingerprint": "mine"}),
             of(error(PYTHON_FRAME)),
             False,
@@ -179,7 +197,7 @@ def test_innermost_frames_are_kept() -> None:
 
 def test_issues_keep_their_ids() -> None:
     """An exception is the same issue in each version of the viewer."""
-    assert "479aa99789d3524f" == fingerprint(
+    assert "ce287709af95e540" == fingerprint(
         of(error(PYTHON_FRAME), error(JS_FRAME, type_="TypeError"))
     )
 
@@ -434,6 +452,7 @@ async def test_related_are_of_the_session(store: Store) -> None:
         (issue.name, issue.occurrences) for issue in found
     ]
     assert 2 == found[1].sessions
+    assert [1, 4] == [issue.total_occurrences for issue in found]
     assert [] == store.related_issues("s3", NOW_US)
 
 
@@ -575,6 +594,85 @@ async def test_timeline(store: Store) -> None:
         each.url for each in found.events
     ]
     assert {("$pageview", "w1")} == {(each.name, each.window_id) for each in found.events}
+
+
+@pytest.mark.parametrize(
+    ("name", "properties", "expected"),
+    [
+        pytest.param(
+            "$autocapture",
+            {"$event_type": "click", "$el_text": "Send"},
+            "clicked “Send”",
+            id="text",
+        ),
+        pytest.param(
+            "$autocapture",
+            {
+                "$event_type": "click",
+                "$elements": [{"tag_name": "a", "$el_text": " Next\n page "}, {"$el_text": "All"}],
+            },
+            "clicked “Next page”",
+            id="elements",
+        ),
+        pytest.param(
+            "$autocapture",
+            {
+                "$event_type": "click",
+                "$elements_chain": 'button.hover:x:attr__id="a;b"nth-child="1"'
+                'text="Say \\"hi\\"; go";form:text="All"',
+            },
+            'clicked “Say "hi"; go”',
+            id="chain",
+        ),
+        pytest.param(
+            "$autocapture",
+            {
+                "$event_type": "change",
+                "$elements_chain": 'input.wide:attr__id="i"attr__name="q"nth-child="1";form:',
+            },
+            "changed input “q”",
+            id="without-text",
+        ),
+        pytest.param(
+            "$autocapture",
+            {"$event_type": "submit", "$elements": [{"tag_name": "form"}]},
+            "submitted form",
+            id="without-a-name",
+        ),
+        pytest.param(
+            "$autocapture",
+            {"$event_type": "drop", "$el_text": "x" * 99},
+            f"drop “{'x' * 80}…”",
+            id="long",
+        ),
+        pytest.param("$autocapture", {"$event_type": "click"}, "clicked", id="no-element"),
+        pytest.param("$autocapture", {"$el_text": "Send"}, "$autocapture", id="no-kind"),
+        pytest.param(
+            "$autocapture",
+            {"$event_type": ["click"], "$elements": [7], "$elements_chain": {}},
+            "$autocapture",
+            id="no-sensible-shape",
+        ),
+        pytest.param(
+            "$autocapture",
+            {"$event_type": "click", "$elements": [7], "$elements_chain": '"' * 9000},
+            "clicked",
+            id="no-chain",
+        ),
+        pytest.param(
+            "$pageview", {"$event_type": "click", "$el_text": "Send"}, "$pageview", id="another"
+        ),
+    ],
+)
+async def test_titles_of_events(
+    store: Store, name: str, properties: dict[str, Any], expected: str
+) -> None:
+    """Of what posthog-js captures by itself, the timeline tells what was done, and on what."""
+    await store.write(Batch(events=[event(name, properties=properties)]))
+
+    (found,) = store.timeline("s1").events
+
+    assert (name, expected) == (found.name, found.title)
 
 
 async def test_long_exceptions_are_read_in_part(

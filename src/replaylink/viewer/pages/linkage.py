@@ -21,13 +21,14 @@ _SERVERS = ("uvicorn", "hypercorn", "gunicorn", "granian", "waitress", "werkzeug
 _BETWEEN = ("start", "stop", "shut", "ready", "listening", "waiting for", "finished server")
 
 
-def advice(lines: Unlinked, services: list[Share]) -> str:
+def advice(lines: Unlinked, services: list[Share], loggers: list[Share]) -> str:
     """
     Return what to do about lines that are not linked.
 
     Args:
         lines: The lines.
         services: How many lines of each service are linked.
+        loggers: How many lines of each logger are linked, by ``service: logger``.
     """
     logger = lines.logger.lower()
     message = lines.message.lower()
@@ -35,6 +36,13 @@ def advice(lines: Unlinked, services: list[Share]) -> str:
     if logger.startswith(_SERVERS) and any(word in message for word in _BETWEEN):
         return "The server's own line, of no request: nothing is missing."
     if logger.startswith(_SERVERS):
+        name = f"{lines.service}: {lines.logger}"
+        if any(each.name == name and each.linked for each in loggers):
+            return (
+                "The server's access line. Others of this logger are linked, so these are most "
+                "likely requests before the page has a session, as the first load of a page comes "
+                "before posthog-js has one, or requests of clients without the frontend."
+            )
         return (
             "The server's access line. Call replaylink.stdlib.install() before the server starts, "
             "or log requests by ASGIAccessLog or WSGIAccessLog, inside of the middleware."
@@ -58,8 +66,18 @@ def advice(lines: Unlinked, services: list[Share]) -> str:
 
 
 class _Advised(msgspec.Struct):
-    lines: Unlinked
     advice: str
+    lines: list[Unlinked]
+
+
+def _advised(found: Linkage) -> list[_Advised]:
+    """
+    Return the unlinked lines by what to do about them, the commonest first.
+    """
+    groups: dict[str, list[Unlinked]] = {}
+    for each in found.unlinked:
+        groups.setdefault(advice(each, found.services, found.loggers), []).append(each)
+    return [_Advised(each, lines) for each, lines in groups.items()]
 
 
 async def _found(request: Request) -> tuple[LogsState, Linkage]:
@@ -79,7 +97,7 @@ async def linkage(request: Request) -> Response:
         state=state,
         found=found,
         ranges=RANGES,
-        unlinked=[_Advised(each, advice(each, found.services)) for each in found.unlinked],
+        unlinked=_advised(found),
         bars=_bars(found.over_time),
     )
 

@@ -71,7 +71,9 @@ class Row(msgspec.Struct):
 
     log: Log
     replay: str
-    """The address of its replay; empty if it has none."""
+    """The address of its replay; empty if it has no session."""
+    recorded: bool
+    """Whether that replay is there: a recording may come later than the line."""
     cells: list[str]
     """The values of the chosen columns."""
 
@@ -85,7 +87,8 @@ def _rows(store: Store, found: Page, columns: tuple[str, ...]) -> list[Row]:
     return [
         Row(
             log,
-            links.replay_of(log) if log.session_id in recorded else "",
+            links.replay_of(log) if log.session_id else "",
+            log.session_id in recorded,
             [_value(log, key) for key in columns],
         )
         for log in found.logs
@@ -226,7 +229,11 @@ async def logs(request: Request) -> Response:
         "ranges": RANGES,
         "operators": OPERATOR_NAMES,
     }
-    if fragment in ("list", "live"):
+    if fragment == "live":
+        asked = set(request.query_params.getlist("unrecorded"))
+        recorded = sorted(await read(store.recorded, asked))
+        return await page(request, "logs/live.html", recorded=recorded, **context)
+    if fragment == "list":
         return await page(request, "logs/list.html", **context)
     line = await read(store.log, state.log) if state.log else None
     context["details"] = await _details(request, state, line) if line else None

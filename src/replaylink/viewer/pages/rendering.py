@@ -98,10 +98,15 @@ def twin(value: Any, *, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, NO_STORE, media_type="application/json")
 
 
-async def not_found(request: Request, what: str) -> Response:
+async def not_found(request: Request, what: str, *, once: bool = True) -> Response:
     """
     Answer for what is not there, or no longer: a page, or JSON where that was asked for.
+
+    Args:
+        request: The request.
+        what: What is missing, in a sentence.
+        once: Whether it may have been there.
     """
     if request.url.path.endswith(".json"):
         return twin({"error": what}, status=404)
-    return await page(request, "missing.html", status=404, what=what)
+    return await page(request, "missing.html", status=404, what=what, once=once)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from replaylink.viewer.limits import REPLAY_LEAD_MS
 from replaylink.viewer.pages import links
 from replaylink.viewer.pages.rendering import NO_STORE, not_found, page, read, store_of, twin
+from replaylink.viewer.query import Filter, LogQuery
 from replaylink.viewer.security import PLAYER_CSP
 from replaylink.viewer.store import Store
 from replaylink.viewer.store.results import Recording, Tab, Timeline
@@ -82,7 +83,7 @@ def moments(timeline: Timeline) -> list[Moment]:
             )
         )
     found += [
-        Moment(event.time_us // 1000, "event", "", event.name, event.url, "")
+        Moment(event.time_us // 1000, "event", "", event.title, event.url, "")
         for event in timeline.events
     ]
     return sorted(found, key=lambda moment: moment.ms)
@@ -187,9 +188,19 @@ async def replay(request: Request) -> Response:
         timestamp=timestamp,
         moments=moments(timeline),
         session_logs=links.session_logs(session_id),
-        user_logs=links.user_logs(recording.distinct_id),
+        user_logs=await _user_logs(store, recording.distinct_id),
         embedded=request.query_params.get("embed") == "1",
     )
+
+
+async def _user_logs(store: Store, distinct_id: str) -> str:
+    # Empty if there is no line of the user, as in an anonymous session, whose ID is no line's.
+    if not distinct_id:
+        return ""
+    query = LogQuery(filters=(Filter(links.USER_KEY, "is", distinct_id),))
+    found = await read(store.logs, query, limit=1)
+    # With no line so far but more to look through, there may be one.
+    return links.user_logs(distinct_id) if found.logs or found.next else ""
 
 
 async def replay_json(request: Request) -> Response:

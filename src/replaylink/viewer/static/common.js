@@ -5,13 +5,23 @@ const pad = (number, length = 2) => String(number).padStart(length, '0')
 const day = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric' })
 const year = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium' })
 
+/** The local date of a moment, without or with its year. */
+export const dateOf = (moment, withYear = false) => (withYear ? year : day).format(moment)
+
+/** The local time of day of a moment, in 24 hours, to the minute, the second or the millisecond. */
+export function clockOf(moment, precision) {
+  const parts = [moment.getHours(), moment.getMinutes()]
+  if (precision !== 'minute') parts.push(moment.getSeconds())
+  const clock = parts.map((part) => pad(part)).join(':')
+  return precision === 'millisecond' ? `${clock}.${pad(moment.getMilliseconds(), 3)}` : clock
+}
+
 /** The local time of a moment, as a form of the server's `time_element` asks for it. */
 export function localTime(iso, form) {
   const moment = new Date(iso)
   if (Number.isNaN(moment.getTime())) return iso
-  const clock = `${pad(moment.getHours())}:${pad(moment.getMinutes())}:${pad(moment.getSeconds())}`
-  if (form === 'clock') return `${day.format(moment)} ${clock}.${pad(moment.getMilliseconds(), 3)}`
-  return `${year.format(moment)} ${clock}`
+  if (form === 'clock') return `${dateOf(moment)} ${clockOf(moment, 'millisecond')}`
+  return `${dateOf(moment, true)} ${clockOf(moment, 'second')}`
 }
 
 export function localise(root = document) {
@@ -21,8 +31,19 @@ export function localise(root = document) {
   }
 }
 
-export function announce(text) {
+function announce(text) {
   document.getElementById('announcer').textContent = text
+}
+
+let told
+
+/** Announces what nothing else on the page shows, so that it is seen for a while. */
+export function tell(text) {
+  const place = document.getElementById('announcer')
+  announce(text)
+  place.classList.replace('unseen', 'told')
+  clearTimeout(told)
+  told = setTimeout(() => place.classList.replace('told', 'unseen'), 5000)
 }
 
 async function copy(text) {

@@ -1,6 +1,27 @@
 // Lines over time, by severity; what is dragged over becomes the time range.
+import { clockOf, dateOf } from './common.js'
 
 const SEVERITIES = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] // from the bottom up
+const DAY = 86400
+const UNITS = [[DAY, 'day'], [3600, 'hour'], [60, 'minute'], [1, 'second']]
+
+/** The length of a bar in words. */
+function inWords(seconds) {
+  const [size, name] = UNITS.find(([each]) => seconds % each === 0) ?? UNITS.at(-1)
+  const count = seconds / size
+  return `${count.toLocaleString()} ${name}${count === 1 ? '' : 's'}`
+}
+
+/** What stands below the bars: times, but the date where a day begins, as in the list. */
+function ticks(seconds, step) {
+  const moments = seconds.map((each) => new Date(each * 1000))
+  const withYear = new Set(moments.map((moment) => moment.getFullYear())).size > 1
+  const precision = step < 1 ? 'millisecond' : step < 60 ? 'second' : 'minute'
+  return moments.map((moment) => {
+    const isDay = step >= DAY || clockOf(moment, 'millisecond') === '00:00:00.000'
+    return isDay ? dateOf(moment, withYear) : clockOf(moment, precision)
+  })
+}
 
 export class Histogram {
   #place
@@ -70,7 +91,13 @@ export class Histogram {
           y: { range: [0, highest * 1.05] },
         },
         axes: [
-          { ...axis, size: 22, space: 90, grid: { show: false } },
+          {
+            ...axis,
+            size: 22,
+            space: 90,
+            grid: { show: false },
+            values: (_, times, axisIndex, space, step) => ticks(times, step),
+          },
           {
             ...axis,
             size: 48,
@@ -94,11 +121,14 @@ export class Histogram {
     this.#place.append(this.#tip)
     this.#followFinger(this.#chart)
     const worst = SEVERITIES.filter((name) => data.counts[name].some(Boolean)).at(-1)
-    const clock = (seconds) => new Date(seconds * 1000).toLocaleString()
+    const at = (seconds) => {
+      const moment = new Date(seconds * 1000)
+      return `${dateOf(moment, true)} ${clockOf(moment, 'second')}`
+    }
     this.#place.setAttribute(
       'aria-label',
-      `Lines over time, by severity: from ${clock(data.from)} to ${clock(data.to)}, ` +
-        `up to ${highest.toLocaleString()} in ${data.step} seconds, the worst is ${worst}`,
+      `Lines over time, by severity: from ${at(data.from)} to ${at(data.to)}, ` +
+        `up to ${highest.toLocaleString()} in ${inWords(data.step)}, the worst is ${worst}`,
     )
   }
 
@@ -148,7 +178,8 @@ export class Histogram {
       return
     }
     const parts = SEVERITIES.toReversed().filter((name) => counts[name][i])
-    const at = new Date((from + i * step) * 1000).toLocaleTimeString()
+    const moment = new Date((from + i * step) * 1000)
+    const at = `${dateOf(moment)} ${clockOf(moment, step < 1 ? 'millisecond' : 'second')}`
     this.#tip.textContent = [at, ...parts.map((name) => `${counts[name][i]} ${name}`)].join('  ')
     this.#tip.hidden = false
     const room = this.#place.clientWidth - this.#tip.offsetWidth

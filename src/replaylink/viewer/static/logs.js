@@ -1,10 +1,11 @@
 // The logs page. The address is its state: whatever is chosen becomes an address, and the page
 // shows what its address says.
-import { announce, fetchText, isTyping, localise, onChanged, oneAtATime, swap } from './common.js'
+import { fetchText, isTyping, localise, onChanged, oneAtATime, swap, tell } from './common.js'
 import { Histogram } from './histogram.js'
 
 const OVER_THE_LIST = ['log', 'tab', 'recording', 'timestamp', 'window']
 const MOST_LIVE_LINES = 2000 // older ones are let go of as new ones come
+const MOST_ASKED = 6000 // characters: of an address, proxies take 8 KiB
 
 const $ = (id) => document.getElementById(id)
 const drawer = $('drawer')
@@ -91,7 +92,7 @@ async function loadList(url, { quiet = false } = {}) {
   } catch (error) {
     if (error.name === 'AbortError') return
     $('lines').removeAttribute('aria-busy')
-    announce('The list could not be loaded')
+    tell('The list could not be loaded')
     throw error
   }
 }
@@ -227,15 +228,40 @@ function trim(list) {
   watchTheEnd()
 }
 
+/** Asks for those sessions of the lines, the newest first, that had no recording. */
+function askForRecordings(parameters) {
+  const sessions = new Set([...$('lines').querySelectorAll('.unrecorded')].map((mark) => mark.dataset.session))
+  let left = MOST_ASKED
+  for (const session of sessions) {
+    left -= encodeURIComponent(session).length + '&unrecorded='.length
+    if (left < 0) break
+    parameters.append('unrecorded', session)
+  }
+}
+
+/** Makes the marks of sessions whose recording has come by now play it. */
+function addRecordings(fetched) {
+  const recorded = new Set(JSON.parse(fetched.getElementById('recorded').textContent))
+  for (const mark of $('lines').querySelectorAll('.unrecorded')) {
+    if (!recorded.has(mark.dataset.session)) continue
+    const link = document.importNode(fetched.getElementById('play').content.firstElementChild, true)
+    link.href = mark.dataset.replay
+    link.tabIndex = -1
+    mark.replaceWith(link)
+  }
+}
+
 const refreshLive = oneAtATime(async () => {
   const key = shown
   const address = new URL(location.pathname, location.href)
   address.search = key
   address.searchParams.set('fragment', 'live')
+  askForRecordings(address.searchParams)
   const html = await (await fetchText(address)).text()
   if (key !== shown || !isLive()) return
   const fetched = new DOMParser().parseFromString(html, 'text/html')
   const joined = addNewLines(fetched)
+  addRecordings(fetched)
   // The search box and what is being chosen are left alone.
   const left = new Set(['form-state', 'range', 'live', 'chips', 'filter-state', 'columns-state', 'range-state', 'chosen-columns'])
   swap(html, (id) => left.has(id) || (joined && id === 'lines'))
@@ -536,12 +562,19 @@ const KEYS = {
   r: refresh,
   l: toggleLive,
   '?': () => $('help').showModal(),
-  p: () => {
-    const play = document.activeElement?.closest?.('.line')?.querySelector('.replay a')
-    const button = drawer.open && drawer.querySelector('form.view-recording button')
-    if (button) button.click()
-    else play?.click()
-  },
+  p: play,
+}
+
+/** Plays the recording of the line that is open or has the focus, or says why there is none. */
+function play() {
+  const line = drawer.open
+    ? drawer.querySelector('[data-log]') && drawer
+    : document.activeElement?.closest?.('.line')
+  if (!line) return
+  const control = line.querySelector('form.view-recording button, .replay a')
+  if (control) control.click()
+  else if (line.querySelector('.view-recording, .unrecorded')) tell('No recording has come for this session yet.')
+  else tell('This line has no session.')
 }
 
 document.addEventListener('keydown', (event) => {

@@ -4,6 +4,7 @@ Reading events, issues and recordings.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import zlib
 from typing import Any
@@ -21,11 +22,26 @@ from replaylink.viewer.records import JSONObject
 from replaylink.viewer.store.issues import exceptions
 from replaylink.viewer.store.results import Issue, Occurrence, PageView, Recording, Tab
 
+AUTOCAPTURE_EVENT = "$autocapture"
+
+_VERBS = {"click": "clicked", "change": "changed", "submit": "submitted", "touch": "touched"}
+"""By the name of the browser's event."""
+
+_MAX_TARGET_LENGTH = 80
+
+_MAX_CHAIN_LENGTH = 5000
+"""How much of ``$elements_chain`` is looked at: the element itself comes first."""
+
+_ELEMENT = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")*', re.DOTALL)
+_TAG = re.compile(r"[\w-]+")
+_ATTRIBUTE = re.compile(r'(?<![\w-])([\w-]{1,40})="((?:[^"\\]|\\.)*)"', re.DOTALL)
+
 _TAB_COLUMNS = "window_id, min(first_ms), max(last_ms), max(playable)"
 
 _ISSUES = """
 SELECT issue.id, issue.name, issue.message, issue.library,
-    count(*), count(DISTINCT nullif(event.session_id, '')), min(event.time_us), max(event.time_us)
+    count(*), count(DISTINCT nullif(event.session_id, '')), min(event.time_us), max(event.time_us),
+    count(*)
 FROM issue JOIN event ON event.issue = issue.id
 """
 
@@ -212,10 +228,12 @@ def page_views(connection: sqlite3.Connection, session_id: str, *, limit: int) -
         " ORDER BY time_us LIMIT ?",
         (session_id, limit),
     )
-    return [
-        PageView(uuid, name, time_us, tab, _place(msgspec.json.decode(properties))[0])
-        for uuid, name, time_us, tab, properties in rows
-    ]
+    found = []
+    for uuid, name, time_us, tab, properties in rows:
+        told: JSONObject = msgspec.json.decode(properties)
+        title = _action(told) if name == AUTOCAPTURE_EVENT else ""
+        found.append(PageView(uuid, name, time_us, tab, _place(told)[0], title or name))
+    return found
 
 
 def _place(properties: JSONObject) -> tuple[str, str]:
@@ -226,3 +244,42 @@ def _place(properties: JSONObject) -> tuple[str, str]:
         url.split("?")[0].split("#")[0][:MAX_URL_LENGTH] if isinstance(url, str) else "",
         library if isinstance(library, str) else "",
     )
+
+
+def _action(properties: JSONObject) -> str:
+    # Such as: clicked “Send”. Empty if it does not tell what was done.
+    kind = properties.get("$event_type")
+    if not isinstance(kind, str) or not kind:
+        return ""
+    verb = _VERBS.get(kind, kind[:_MAX_TARGET_LENGTH])
+    element = _element(properties)
+    text = _words(properties.get("$el_text")) or _words(element.get("$el_text"))
+    if text:
+        return f"{verb} “{text}”"
+    tag = _words(element.get("tag_name"))
+    names = (_words(element.get(f"attr__{key}")) for key in ("aria-label", "name", "id"))
+    name = next((f"“{each}”" for each in names if each), "")
+    return " ".join(part for part in (verb, tag, name) if part)
+
+
+def _element(properties: JSONObject) -> JSONObject:
+    # The element itself, without those around it: SDKs send it in one of two forms.
+    elements = properties.get("$elements")
+    if isinstance(elements, list) and elements and isinstance(elements[0], dict):
+        return elements[0]
+    chain = properties.get("$elements_chain")
+    match = _ELEMENT.match(chain[:_MAX_CHAIN_LENGTH]) if isinstance(chain, str) else None
+    if match is None:
+        return {}
+    found: JSONObject = {
+        key: value.replace('\\"', '"') for key, value in _ATTRIBUTE.findall(match[0])
+    }
+    found["$el_text"] = found.get("text")
+    tag = _TAG.match(match[0])
+    found["tag_name"] = tag[0] if tag else ""
+    return found
+
+
+def _words(value: Any) -> str:
+    text = " ".join(value[: 2 * _MAX_TARGET_LENGTH].split()) if isinstance(value, str) else ""
+    return text if len(text) <= _MAX_TARGET_LENGTH else f"{text[:_MAX_TARGET_LENGTH]}…"

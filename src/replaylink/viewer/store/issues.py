@@ -5,6 +5,7 @@ Exceptions: how an event of PostHog's tells them, and which of them are the same
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import msgspec
@@ -41,6 +42,9 @@ one of three exceptions with 40 frames each has about 80 KB.
 _SHOWN = ("$lib", "$current_url", "$request_path")
 """Properties that are shown, of exceptions and of other events."""
 
+_ADDRESS = re.compile(r"https?://[^/?#]*([^?#]*)", re.IGNORECASE)
+"""A script's address, and its path."""
+
 
 def fingerprint(event: Event) -> str:
     """
@@ -49,7 +53,8 @@ def fingerprint(event: Event) -> str:
     Exceptions are the same issue if they have the same types and come from the same functions
     of the app's own code. Without such code the innermost frame counts, and with no stack
     trace the message. A fingerprint that came with the event counts alone. PostHog's rules
-    (``rust/cymbal/src/fingerprinting``) are alike.
+    (``rust/cymbal/src/fingerprinting``) are alike. Of a script's address only the path counts,
+    so that a page served from two origins has each issue once.
     """
     parts: list[str] = []
     given = event.properties.get("$exception_fingerprint")
@@ -60,7 +65,7 @@ def fingerprint(event: Event) -> str:
             parts += ["exception", exception.type]
             frames = [frame for frame in exception.frames if frame.in_app]
             for frame in frames or exception.frames[-1:]:
-                parts += ["frame", frame.filename, frame.function]
+                parts += ["frame", _path(frame.filename), frame.function]
             if not exception.frames:
                 parts += ["message", exception.message]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -169,6 +174,11 @@ def _told_frame(frame: Frame) -> JSONObject:
             side = "pre_context" if number < (frame.line or 0) else "post_context"
             told.setdefault(side, []).append(text)
     return told
+
+
+def _path(filename: str) -> str:
+    match = _ADDRESS.match(filename)
+    return match[1] or "/" if match else filename
 
 
 def _size(part: ExceptionInfo | Frame) -> int:

@@ -66,11 +66,31 @@ _FIRST_SPAN_US = 1_000_000
 _INSTRUCTIONS = 2000
 """SQLite looks at the clock once in so many of its instructions: about every 0.1 ms."""
 
+_IPV4 = r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}"
+
 _NAMES = re.compile(
-    r"""
-    [0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}  # UUIDs
-    | (?<![0-9a-z]) (?=[a-f]*[0-9]) [0-9a-f]{6,} (?![0-9a-z])  # hashes, and other long IDs
+    rf"""
+    (?= [0-9a-fh:\["'{{,] )  # what any of these begins with: it is quicker so
+    (?:
+    (?P<kept>
+        \b HTTP/[0-9](?:\.[0-9])? (?![0-9])
+        | [{{,] [ ]? (?P<mark>["']) [a-z_.$-]{{1,40}} (?P=mark) [ ]? :  # a key of JSON
+    )
+    | (?P<address>
+        (?<![0-9a-z.:]) {_IPV4} (?! \.? [0-9])
+        | \[ (?=[0-9a-f.]*:[0-9a-f.]*:) [0-9a-f:.]{{2,45}} (?:%[0-9a-z]+)? \]
+        # Unlike times and names of C++, it has two colons together, or seven, and a digit.
+        | (?<![0-9a-z.:]) (?=[0-9a-f:]*:: | (?:[0-9a-f]{{1,4}}:){{7}}) (?=[a-f:]*[0-9])
+            (?:[0-9a-f]{{0,4}}:){{2,8}} (?:{_IPV4} | [0-9a-f]{{1,5}}) (?![0-9a-z])
+    ) (?: : [0-9]{{1,5}} (?![0-9]))?
+    # A value in quotes, but no apostrophe, and no request, which is worth to be seen.
+    | (?<![^\s(\[{{=:,]) (?P<quote>["'])
+        (?! \s | (?-i:[A-Z]){{3,10}}[ ](?:/ | \* | https?:))
+        [^"'\n]{{0,60}} (?P=quote) (?!\w)
+    | [0-9a-f]{{8}}-(?:[0-9a-f]{{4}}-){{3}}[0-9a-f]{{12}}  # UUIDs
+    | (?<![0-9a-z]) (?=[a-f]*[0-9]) [0-9a-f]{{6,}} (?![0-9a-z])  # hashes, and other long IDs
     | [0-9]+
+    )
     """,
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
@@ -416,9 +436,18 @@ class LogReader:
 
 def message_pattern(message: str) -> str:
     """
-    Return a message with numbers and IDs taken out, so that like ones are the same.
+    Return a message with numbers, IDs and such taken out, so that like ones are the same.
     """
-    return _NAMES.sub("…", message[:500])[:200]
+    return _NAMES.sub(_placeholder, message[:500])[:200]
+
+
+def _placeholder(match: re.Match[str]) -> str:
+    if match["kept"]:
+        return match[0]
+    if match["address"]:
+        return "<address>"
+    quote: str = match["quote"] or ""
+    return f"{quote}…{quote}"
 
 
 def _bar_width_us(range_us: int, bars: int) -> int:

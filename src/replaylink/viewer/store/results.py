@@ -158,6 +158,8 @@ class Issue(msgspec.Struct):
     """In how many sessions it was seen."""
     first_seen_us: int
     last_seen_us: int
+    total_occurrences: int
+    """How often it was seen in all sessions, under "Related errors" too."""
 
 
 class Frame(msgspec.Struct):
@@ -214,6 +216,8 @@ class PageView(msgspec.Struct):
     time_us: int
     window_id: str
     url: str
+    title: str
+    """What was done and on what, if posthog-js captured that by itself; or else the name."""
 
 
 class Timeline(msgspec.Struct):
@@ -244,7 +248,7 @@ class Unlinked(msgspec.Struct):
     service: str
     logger: str
     message: str
-    """The message, with numbers and IDs taken out."""
+    """The message, with numbers, IDs, addresses and short texts in quotes taken out."""
     count: int
     example_id: str
     """The latest of these lines."""
