@@ -32,7 +32,9 @@ def start_viewer(port: int) -> str:
         SystemExit: If it does not start; the message tells why.
     """
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "replaylink", "viewer", "--port", str(port)],
+        [sys.executable, "-m", "examples.viewer", "--port", str(port)],
+        # Held open, and ended by the system if this process is killed.
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # Ctrl-C is for the example: it has lines left to send, and the viewer is to take them.
@@ -49,7 +51,9 @@ def start_viewer(port: int) -> str:
             atexit.register(stop, process, rest)
             return str(re.findall(r"Open +(\S+)", said)[0])
     process.wait()
-    sys.exit(f"{said}With `make demo VIEWER_PORT={port % 65535 + 1}` it takes that port.")
+    # It suggests an option of its own.
+    told, taken, _ = said.partition(" Choose another one")
+    sys.exit(f"{told} Try `make demo VIEWER_PORT={port % 65535 + 1}`." if taken else said.rstrip())
 
 
 def stop(process: subprocess.Popen[str], rest: threading.Thread) -> None:
@@ -74,14 +78,24 @@ def pass_on(lines: IO[str]) -> None:
                 print(f"viewer: {line}", end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
+def port_number(text: str) -> int:
+    """
+    Return the number of a port; 0 is any free one.
+    """
+    if text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    msg = f"a number from 0 (any free one) to 65535, not {text!r}"
+    raise argparse.ArgumentTypeError(msg)
+
+
 def main() -> None:
     """
     Start the viewer, and then become the example.
     """
     parser = argparse.ArgumentParser(prog="python -m examples")
     parser.add_argument("app", choices=["fastapi", "flask"])
-    parser.add_argument("--port", default="8000")
-    parser.add_argument("--viewer-port", type=int, default=8390)
+    parser.add_argument("--port", type=port_number, default=8000)
+    parser.add_argument("--viewer-port", type=port_number, default=8390)
     parser.add_argument("--seed", action="store_true", help="fill the viewer with a day")
     options = parser.parse_args()
 
@@ -93,7 +107,7 @@ def main() -> None:
         os.environ["VIEWER_URL"] = url
         os.environ["POSTHOG_HOST"] = url.rstrip("/")
         os.environ["POSTHOG_PROJECT_TOKEN"] = "phc_local"
-    sys.argv = ["", "--port", options.port]
+    sys.argv = ["", "--port", str(options.port)]
     runpy.run_module(f"examples.{options.app}_app", run_name="__main__")
 
 

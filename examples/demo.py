@@ -23,6 +23,7 @@ BANNER = """
   Open   {url}
   Watch  the lines below: each has the session ID of the browser that caused it,
          and, from sign-in on, the ID of the user (ada or grace, password demo).
+         Only the very first page load has none: posthog-js begins the session after it.
 {viewer}  End    with Ctrl-C.
 """
 

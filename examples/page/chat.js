@@ -59,7 +59,8 @@ function showMessage(text, className) {
 find("chat-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const message = find("message").value;
-  event.target.reset();
+  // A recording has what sets a value, and not what resets a form.
+  find("message").value = "";
   find("typing").textContent = "";
   showMessage(message, "mine");
   try {

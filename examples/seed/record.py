@@ -46,6 +46,11 @@ class Keeper:
     def __init__(self) -> None:
         self.batch = Batch([], [], [])
 
+    def prepare(self, batch: Batch) -> None:
+        """
+        Do nothing: that is for the store's tables.
+        """
+
     async def write(self, batch: Batch) -> None:
         """
         Keep a batch.

@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import signal
+import socket
 import sys
 import threading
 import webbrowser
@@ -81,7 +82,8 @@ def _add_viewer(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="append",
         default=[],
         metavar="URL",
-        help="pages beside those of this machine that may send, such as https://app.example.com",
+        help="pages beside those of this machine that may send, such as https://app.example.com; "
+        "* is any",
     )
     add("--open", action="store_true", help="open it in the browser")
     parser.set_defaults(run=_viewer, parser=parser)
@@ -97,7 +99,7 @@ def _viewer(options: argparse.Namespace) -> None:
 def _run_viewer(options: argparse.Namespace) -> None:
     try:
         from replaylink.viewer.app import create_app
-        from replaylink.viewer.security import is_local, is_wildcard
+        from replaylink.viewer.security import is_local, is_origin, is_wildcard
         from replaylink.viewer.server import listen, serve
         from replaylink.viewer.store import Store, StoreError
     except ModuleNotFoundError as exc:
@@ -112,6 +114,15 @@ def _run_viewer(options: argparse.Namespace) -> None:
             f"The viewer's browser libraries are missing ({', '.join(missing)}): "
             "run `make demo`, or `npm ci --ignore-scripts` and then `pip install --editable .`"
         )
+    for origin in options.allow_origin:
+        if origin != "*" and not is_origin(origin):
+            options.parser.error(
+                f"argument --allow-origin: scheme://host[:port], such as https://app.example.com, "
+                f"or * for any, not {origin!r}"
+            )
+    # Before it is told to need a token, which a mistyped name does not.
+    if not _is_known(options.host):
+        options.parser.error(f"argument --host: no such name or address: {options.host!r}")
     if not is_local(options.host) and not options.token:
         options.parser.error(
             f"others can reach --host {options.host}, so that it needs --token SECRET"
@@ -158,20 +169,28 @@ def _run_viewer(options: argparse.Namespace) -> None:
             store.close()
 
 
+def _is_known(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        msg = f"{text} is no port: they go from 0 (any free one) to 65535"
-        raise argparse.ArgumentTypeError(msg)
-    return port
+    with contextlib.suppress(ValueError):
+        if 0 <= (port := int(text)) <= 65535:
+            return port
+    msg = f"a number from 0 (any free one) to 65535, not {text!r}"
+    raise argparse.ArgumentTypeError(msg)
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        msg = f"{text} is not above 0"
-        raise argparse.ArgumentTypeError(msg)
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    msg = f"a number above 0, not {text!r}"
+    raise argparse.ArgumentTypeError(msg)
 
 
 def _token(text: str) -> str:

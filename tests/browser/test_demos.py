@@ -34,12 +34,24 @@ def events(lines: list[Line]) -> list[str]:
     return [line["event"] for line in lines if not line["event"].startswith("127.0.0.1:")]
 
 
-def test_first_page_load_has_no_ids(visit: Visit) -> None:
-    """Before posthog-js has run for the first time, lines have neither key."""
+def test_first_page_load_has_no_ids(demo: Demo, visit: Visit) -> None:
+    """Before posthog-js has run for the first time, lines have neither key, as is told."""
     lines = visit.lines()
 
     assert ["page opened"] == events(lines)
     assert [] == [line for line in lines if {"sessionId", "posthogDistinctId"} & line.keys()]
+    assert "Only the very first page load has none" in demo.banner
+    assert visit.page.get_by_text("Only its very first load has none").is_visible()
+
+
+@of_the_page
+def test_message_goes_from_its_field(visit: Visit) -> None:
+    """What was sent leaves its field, in a way that a recording has as well: no form is reset."""
+    visit.page.evaluate("addEventListener('reset', () => document.body.append('it was reset'))")
+    visit.send_message("hello there")
+
+    assert "" == visit.page.get_by_label("Message").input_value()
+    assert 0 == visit.page.get_by_text("it was reset").count()
 
 
 def test_second_page_load_has_the_session(visit: Visit) -> None:

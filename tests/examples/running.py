@@ -46,13 +46,13 @@ class Demo:
         self._markers = count()
 
     def __enter__(self) -> Demo:
-        self._process, banner = start(
+        self._process, self.banner = start(
             command(self.app, "--port", "0"),
             folder=ROOT,
             settings=dict(self._settings),
             stdout=subprocess.PIPE,
         )
-        self.url = re.findall(r"Open +(http://127\.0\.0\.1:\d+/)\n", banner)[0]
+        self.url = re.findall(r"Open +(http://127\.0\.0\.1:\d+/)\n", self.banner)[0]
         self._errors: list[str] = []
         self._readers = [
             threading.Thread(target=self._read, args=(self._process.stdout, self.written)),

@@ -190,16 +190,36 @@ def test_busy_port_is_told(taken_port: int) -> None:
         pytest.param(["viewer", "--token", ""], "--token", id="empty-token"),
         pytest.param(["viewer", "--token", "geheim\xdf"], "ASCII", id="odd-token"),
         pytest.param(["viewer", "--port", "70000"], "65535", id="port"),
-        pytest.param(["viewer", "--port", "eighty"], "eighty", id="no-port"),
+        pytest.param(
+            ["viewer", "--port", "eighty"],
+            "argument --port: a number from 0 (any free one) to 65535, not 'eighty'",
+            id="no-port",
+        ),
         pytest.param(["viewer", "--retention-days", "0"], "--retention-days", id="days"),
         pytest.param(["viewer", "--retention-days", "nan"], "--retention-days", id="not-a-number"),
+        pytest.param(
+            ["viewer", "--retention-days", "x"],
+            "argument --retention-days: a number above 0, not 'x'",
+            id="no-days",
+        ),
         pytest.param(["viewer", "--max-size-mb", "-1"], "--max-size-mb", id="size"),
+        pytest.param(
+            ["viewer", "--max-size-mb", "1e"],
+            "argument --max-size-mb: a number above 0, not '1e'",
+            id="no-size",
+        ),
+        pytest.param(
+            ["viewer", "--host", "nowhere.invalid"],
+            "argument --host: no such name or address: 'nowhere.invalid'",
+            id="no-host",
+        ),
+        pytest.param(["viewer", "--host", f"{'a' * 64}.example"], "no such name", id="long-host"),
     ],
 )
 def test_wrong_options_are_told(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What no option can have is told, with how to call the command."""
+    """What no option can have is told in plain words, with how to call the command."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     error = capsys.readouterr().err
@@ -213,11 +233,18 @@ def test_wrong_options_are_told(
     ("arguments", "told"),
     [
         pytest.param(["--host", "0.0.0.0"], "--token SECRET", id="no-token"),
-        pytest.param(["--host", "127.0.0.1.example"], "--token SECRET", id="host"),
         pytest.param(["--host", "nowhere.invalid", "--token", "x"], "nowhere", id="no-host"),
+        pytest.param(
+            ["--allow-origin", "foo"],
+            "argument --allow-origin: scheme://host[:port], such as https://app.example.com, "
+            "or * for any, not 'foo'",
+            id="no-origin",
+        ),
         pytest.param(["--max-size-mb", "0.1"], "max_size_mb", id="size"),
         pytest.param(["--database", "/nonexistent/viewer.db"], "/nonexistent/", id="no-folder"),
-        pytest.param(["--database", __file__], "test_cli.py", id="no-database"),
+        pytest.param(
+            ["--database", __file__], "test_cli.py is not one of the viewer's", id="no-database"
+        ),
     ],
 )
 def test_what_cannot_be_is_told(arguments: list[str], told: str) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -144,8 +146,57 @@ def test_busy_port_is_told(name: str) -> None:
         )
 
     assert (1, "") == (ended.returncode, ended.stdout)
-    assert f"`make demo {name}={port + 1}`" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    [line] = ended.stderr.strip().splitlines()[-1:]
+    assert line.startswith(f"Port {port} ")
+    assert line.endswith(f"Try `make demo {name}={port + 1}`.")
+    assert "--port" not in ended.stderr
+
+
+@pytest.mark.parametrize("option", ["--port", "--viewer-port"])
+@pytest.mark.parametrize("port", ["abc", "70000", "-1"])
+def test_no_port_at_all_is_told(option: str, port: str) -> None:
+    """What is no port number is told before anything starts."""
+    ended = subprocess.run(
+        [*command("flask", "0"), f"{option}={port}"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    usage, *_, line = ended.stderr.splitlines()
+
+    assert (2, "") == (ended.returncode, ended.stdout)
+    assert usage.startswith("usage: python -m examples ")
+    assert line == (
+        f"python -m examples: error: argument {option}: "
+        f"a number from 0 (any free one) to 65535, not '{port}'"
+    )
+
+
+def test_viewer_ends_with_a_killed_demo(tmp_path: Path) -> None:
+    """If the demo is killed, the viewer ends by itself, and removes its temporary database."""
+    with Demo("flask", TMPDIR=str(tmp_path)) as demo:
+        during = list(tmp_path.iterdir())
+        demo.process.kill()
+        eventually(lambda: not list(tmp_path.iterdir()))
+
+        assert during
+        with socket.socket() as sock:
+            port = httpx.URL(demo.viewer_url).port or 0
+            assert 0 != eventually(lambda: sock.connect_ex(("127.0.0.1", port)))
+
+
+def test_sigterm_ends_both() -> None:
+    """SIGTERM, which the viewer does not get, ends both as Ctrl-C does."""
+    with Demo("flask") as demo:
+        httpx.get(demo.url)
+        status = end(demo.process, signal.SIGTERM)
+
+    assert 0 == status
+    with socket.socket() as sock:
+        assert sock.connect_ex(("127.0.0.1", httpx.URL(demo.viewer_url).port or 0)) != 0
 
 
 def test_own_posthog_needs_no_viewer() -> None:
@@ -208,6 +259,19 @@ def test_each_fill_is_its_own(filled: Callable[[str], Any]) -> None:
     tabs = [tab["window_id"] for recording in recordings for tab in recording["tabs"]]
 
     assert len(recordings) == len(set(tabs))
+
+
+def test_visits_show_that_messages_go() -> None:
+    """In a recording the chat's field, the one most typed in, is emptied by each message."""
+    for visit in json.loads(VISITS.read_text()):
+        texts: dict[int, list[str]] = {}
+        for snapshot in visit["snapshots"]:
+            for event in snapshot["events"]:
+                if event["type"] == 3 and event["data"]["source"] == 5:
+                    texts.setdefault(event["data"]["id"], []).append(event["data"]["text"])
+        messages = [log for log in visit["logs"] if log["body"] == "message received"]
+
+        assert len(messages) == max(texts.values(), key=len).count("")
 
 
 def test_visits_hold_nothing_of_others() -> None:

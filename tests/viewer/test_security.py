@@ -22,7 +22,7 @@ pytest.importorskip("opentelemetry.proto")
 from replaylink.viewer import pages
 from replaylink.viewer.app import create_app
 from replaylink.viewer.ingest import endpoints as ingest
-from replaylink.viewer.security import COOKIE, CSP, PLAYER_CSP
+from replaylink.viewer.security import COOKIE, CSP, PLAYER_CSP, is_origin
 from replaylink.viewer.store import Store
 from tests.viewer.asgi import ask
 
@@ -307,6 +307,20 @@ async def test_named_origins_may_send(store: Store, allowed: str, origin: str, s
     answer = await ask(app, "/e/", method="OPTIONS", headers={"Origin": origin})
     assert status == answer.status
     assert 403 == (await ask(app, "/logs.json", headers={"Origin": origin})).status
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *((origin, True) for origin in (*OWN_ORIGINS, "HTTPS://app.example/", "null")),
+        *((origin, True) for origin in ("capacitor://localhost", "chrome-extension://abc")),
+        *((text, False) for text in ("", "foo", "app.example:443", "://app.example", "http://")),
+        *((f"https://{host}", False) for host in ("*.a.example", "a.example/b", "u@a.example")),
+    ],
+)
+def test_what_an_origin_is(text: str, expected: bool) -> None:
+    """An origin has a scheme and a host, and no more than a port."""
+    assert expected == is_origin(text)
 
 
 async def test_odd_names_of_headers_are_not_repeated(app: Starlette) -> None:

@@ -70,6 +70,7 @@ _INGESTION_HEADERS = {
 _WHOLE = ("document", "iframe", "empty")
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII | re.IGNORECASE)
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+( *, *[A-Za-z0-9_-]+)*", re.ASCII)
 
 # As containers call the machine that they are on. Nobody can own a name that ends in .internal.
@@ -239,6 +240,17 @@ def is_local(name: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def is_origin(text: str) -> bool:
+    """
+    Return whether a page can have this origin; a slash at the end does no harm.
+    """
+    # That of pages without one: files, and frames in a sandbox.
+    if text.lower() == "null":
+        return True
+    scheme, _, host = text.rstrip("/").partition("://")
+    return bool(_SCHEME.fullmatch(scheme) and _HOST.fullmatch(host))
 
 
 def is_wildcard(host: str) -> bool:

@@ -5,18 +5,20 @@ How a database is opened, shared with nobody, and found again.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from replaylink.viewer.query import LogQuery
 from replaylink.viewer.records import Batch
-from replaylink.viewer.store import Store, StoreError
+from replaylink.viewer.store import MIN_LEFTOVER_S, Store, StoreError
 from replaylink.viewer.store.schema import SCHEMA_VERSION
 from tests.viewer.store.conftest import OpenStore
 from tests.viewer.store.making import all_logs, event, exception, line, snapshot
@@ -25,7 +27,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from replaylink.viewer.store import Store
-store = Store(Path(sys.argv[1]))
+store = Store(Path(sys.argv[1]) if sys.argv[1:] else None)
 print("open", flush=True)
 time.sleep(60)
 """
@@ -54,7 +56,7 @@ def test_foreign_file_is_left_alone(tmp_path: Path, content: bytes | None) -> No
         path.write_bytes(content)
     before = path.read_bytes()
 
-    with pytest.raises(StoreError, match="is not one of the viewer's"):
+    with pytest.raises(StoreError, match=r"is not one of the viewer's: choose another file\.$"):
         Store(path)
 
     assert before == path.read_bytes()
@@ -70,7 +72,7 @@ def test_other_version_is_refused(tmp_path: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
 
-    with pytest.raises(StoreError, match="another version"):
+    with pytest.raises(StoreError, match=r"another version .*, or remove it\.$"):
         Store(path)
 
 
@@ -147,6 +149,110 @@ def test_temporary_database_is_removed(
 
     assert 1 == len(during)
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, which is empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def leftover(temporary: Path) -> Path:
+    """What a store without a path leaves when its process is killed, some time later."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert "open\n" == holder.stdout.readline()
+        holder.kill()
+    (folder,) = temporary.iterdir()
+    make_old(folder)
+    return folder
+
+
+def make_old(folder: Path) -> None:
+    then = time.time() - MIN_LEFTOVER_S - 1
+    os.utime(folder, (then, then))
+
+
+def test_leftovers_are_removed(leftover: Path, open_store: OpenStore) -> None:
+    """What a killed process has left goes with the next start of a store without a path."""
+    open_store()
+    assert leftover.exists()
+
+    open_store(None)
+
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("kind", ["young", "unlocked", "named", "link", "foreign", "file"])
+def test_others_folders_are_left_alone(
+    leftover: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A folder stays that may be in use, or that is not what a store of this user has left."""
+    (lock,) = leftover.glob("*-lock")
+    kept = leftover
+    if kind == "young":
+        os.utime(leftover)
+    elif kind == "unlocked":
+        lock.unlink()
+        make_old(leftover)
+    elif kind == "named":
+        kept = leftover.rename(leftover.with_name("other"))
+    elif kind == "link":
+        leftover.rename(kept := leftover.with_name("other"))
+        leftover.symlink_to(kept)
+    elif kind == "foreign":
+        monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    else:
+        lock.unlink()
+        lock.mkdir()
+        make_old(leftover)
+    before = sorted(kept.iterdir())
+
+    open_store(None)
+
+    assert before == sorted(kept.iterdir())
+
+
+def test_store_in_use_is_left_alone(temporary: Path, open_store: OpenStore) -> None:
+    """However old a temporary database is, nobody removes it while its store is open."""
+    store = open_store(None)
+    (folder,) = temporary.iterdir()
+    make_old(folder)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert "open\n" == holder.stdout.readline()
+        holder.kill()
+    open_store(None)
+    write(store, Batch(logs=[line()]))
+
+    assert folder.is_dir()
+    assert not store.is_empty()
+
+
+def test_many_may_remove_leftovers(leftover: Path) -> None:
+    """Stores that start at the same time do not mind one another."""
+    holders = [
+        subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = []
+    for holder in holders:
+        with holder:
+            assert holder.stdout is not None
+            said.append(holder.stdout.readline())
+            holder.kill()
+
+    assert ["open\n"] * 3 == said
+    assert not leftover.exists()
 
 
 def test_two_temporary_databases(open_store: OpenStore) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import shutil
 import sqlite3
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +48,19 @@ READERS = 4
 MIN_SIZE_MB = 10
 """The smallest limit: there is room for some sessions, and some thousand lines."""
 
+_FEW_LINES = 20
+"""Lines that are prepared in less time than it takes to have another thread do it."""
+
 MAX_TIMELINE = 1000
 """Lines, errors and events each beside a replay."""
+
+TEMPORARY_PREFIX = "replaylink-"
+
+TEMPORARY_NAME = "temporary.db"
+"""Not what somebody would call one to be kept, in a folder by the same beginning."""
+
+MIN_LEFTOVER_S = 60
+"""A younger folder may be that of a store that has yet to lock its database."""
 
 
 class Store:
@@ -77,8 +91,9 @@ class Store:
             raise ValueError(msg)
         self._temporary = None
         if path is None:
-            self._temporary = tempfile.mkdtemp(prefix="replaylink-")
-            path = Path(self._temporary, "viewer.db")
+            _remove_leftovers()
+            self._temporary = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
+            path = Path(self._temporary, TEMPORARY_NAME)
         else:
             # The lock goes by the name, of which a file may have several.
             path = path.resolve()
@@ -136,7 +151,10 @@ class Store:
             StoreError: If it cannot be kept, because the disk is full, for example.
         """
         if batch.prepared is None:
-            self.prepare(batch)
+            if len(batch.logs) > _FEW_LINES:
+                await asyncio.to_thread(self.prepare, batch)
+            else:
+                self.prepare(batch)
         await asyncio.wrap_future(self._writer.write(batch))
 
     async def changed(self, seen: int) -> int:
@@ -343,6 +361,34 @@ class Store:
             values.append(session_id)
         with self._reading() as connection:
             return event_reader.occurrences(connection, where, tuple(values), limit=limit)
+
+
+def _remove_leftovers() -> None:
+    """
+    Remove the temporary databases of those whom nothing but force has ended.
+    """
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY_PREFIX):
+                with contextlib.suppress(OSError, StoreError):
+                    _remove_leftover(Path(entry.path))
+
+
+def _remove_leftover(folder: Path) -> None:
+    made = folder.lstat()
+    path = folder / TEMPORARY_NAME
+    if (
+        stat.S_ISDIR(made.st_mode)
+        # Anybody may have put it there; Windows has folders for each user.
+        and (not hasattr(os, "getuid") or made.st_uid == os.getuid())
+        and made.st_mtime < time.time() - MIN_LEFTOVER_S
+        # A lock would make the file.
+        and stat.S_ISREG(path.with_name(f"{TEMPORARY_NAME}-lock").lstat().st_mode)
+    ):
+        # It need not be held: a folder that nobody uses is one that nobody will use, and
+        # another store that starts can only remove it as well.
+        lock(path).close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _line(text: str) -> int | None:

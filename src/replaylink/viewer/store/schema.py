@@ -37,7 +37,10 @@ takes half as long again; with more than this a search has more of them to read.
 """
 
 MAX_SEGMENTS = 64
-"""How many segments are merged at once, while everybody waits: more than there ever are."""
+"""
+How many segments are merged at once, while everybody waits. Only lines that come one by one
+make so many, and such small ones that it takes some tens of milliseconds.
+"""
 
 _HEADER_BYTES = 100
 
@@ -158,14 +161,18 @@ CREATE TEMP TABLE arriving (
 );
 """
 
-ARRIVALS = (
+KEEP_ARRIVALS = (
     "INSERT INTO log_{shard} SELECT id, time_us, resource, scope, body, attributes,"
-    " event_name, trace_id, span_id FROM arriving ORDER BY id",
+    " event_name, trace_id, span_id FROM arriving ORDER BY id"
+)
+"""Copies the lines of the table ``arriving`` into a shard; fails if one of their IDs is taken."""
+
+INDEX_ARRIVALS = (
     "INSERT INTO text_{shard} (rowid, body) SELECT id, substr(body, 1, {max_searched})"
     " FROM arriving ORDER BY id",
     "INSERT INTO terms_{shard} (rowid, terms) SELECT id, terms FROM arriving ORDER BY id",
 )
-"""Statements that copy the lines of the table ``arriving`` into a shard."""
+"""Enter the lines of the table ``arriving`` into the indexes of a shard."""
 
 
 class StoreError(Exception):
@@ -194,11 +201,11 @@ def check(path: Path) -> None:
     version = int.from_bytes(header[60:64], "big")
     if header and (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
         what = (
-            "was made by another version of the viewer"
+            "was made by another version of the viewer: choose another file, or remove it"
             if application == APPLICATION_ID
-            else "is not one of the viewer's"
+            else "is not one of the viewer's: choose another file"
         )
-        msg = f"The database {path} {what}: choose another file, or remove it."
+        msg = f"The database {path} {what}."
         raise StoreError(msg)
 
 
