@@ -12,6 +12,12 @@ from replaylink.processors import add_identity
 Lines = list[MutableMapping[str, Any]]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that in the end no process is left alone with it."""
+    items.sort(key=lambda item: "browser" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_structlog() -> Iterator[None]:
     structlog.reset_defaults()
