@@ -305,6 +305,7 @@ async function showDrawer(url) {
   const wanted = `${id} ${tab} ${shown}`
   if (!drawer.matches(':modal')) {
     if (drawer.open) opened = wanted // the page came with it
+    else drawer.replaceChildren() // what is left of before leads elsewhere
     drawer.removeAttribute('open') // close() would tell the listener below
     drawer.showModal()
   }
