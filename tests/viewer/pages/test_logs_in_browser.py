@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from replaylink.viewer.limits import LIVE_SIZE, PAGE_SIZE
 from replaylink.viewer.query import LogQuery
@@ -491,6 +491,24 @@ def test_another_line_beside_the_drawer(shop: Viewer, visitor: Visitor) -> None:
     page.mouse.click(100, 700)
 
     expect(drawer).to_be_hidden()
+
+
+def test_the_drawer_has_nothing_of_before(shop: Viewer, visitor: Visitor) -> None:
+    """While a line's details are on their way there are none of another to be pressed."""
+    page = visitor.open(shop, "/logs")
+    drawer = page.get_by_role("dialog", name="Log details")
+    row(page, "order 3").get_by_role("link", name="order 3").click()
+    expect(drawer.get_by_role("link", name="Filter on number")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(drawer).to_be_hidden()
+    held: list[Route] = []
+    page.route("**/logs/*fragment=drawer*", lambda route: held.append(route))
+    row(page, "order 5").get_by_role("link", name="order 5").click()
+    page.wait_for_function("document.getElementById('drawer').matches(':modal')")
+
+    assert 0 == drawer.get_by_role("link").count()
+    held[0].continue_()
+    expect(drawer.get_by_role("link", name="Filter on number")).to_be_visible()
 
 
 def test_actions_on_an_attribute(shop: Viewer, visitor: Visitor) -> None:
