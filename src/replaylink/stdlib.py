@@ -93,6 +93,10 @@ class _Fields(dict[str, Any]):
 
     ids: tuple[str, ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What takes the record along needs none of this any more.
+        return dict, (dict(self),)
+
     def __contains__(self, key: object) -> bool:
         return key not in self.ids and super().__contains__(key)
 
@@ -109,7 +113,11 @@ def _fill(fields: dict[str, Any], default: str | None) -> tuple[str, ...]:
         session_id = identity.session_id or default
         user_id = identity.user_id or default
     ids = {keys.session_key: session_id, keys.user_key: user_id}
-    new = tuple(key for key, value in ids.items() if value is not None and key not in fields)
+    new = tuple(
+        key
+        for key, value in ids.items()
+        if value is not None and not dict.__contains__(fields, key)
+    )
     for key in new:
         fields[key] = ids[key]
     return new
