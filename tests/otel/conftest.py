@@ -25,13 +25,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _former_logging() -> Iterator[None]:
     """What a test sets up is taken down again."""
-    from replaylink.otel import _Handler
+    from replaylink._log_handler import LogHandler
 
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
     for handler in root.handlers:
-        if isinstance(handler, _Handler):
+        if isinstance(handler, LogHandler):
             handler.logs.shutdown(0.1)
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -60,17 +60,20 @@ class Receiver:
         status: What to answer. Records are kept with 200 only.
         delay_s: How long to take for an answer, in seconds.
         headers: Headers of the answer.
+        body: Body of the answer.
         max_body_bytes: The largest body that is taken; larger ones get 413.
     """
 
     status: int = 200
     delay_s: float = 0
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
     max_body_bytes: int = MAX_BODY_BYTES
     port: int = 0
     records: list[Record] = field(default_factory=list)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    connections: int = 0
     _server: ThreadingHTTPServer | None = None
 
     @property
@@ -98,6 +101,10 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 10
+
+            def setup(self) -> None:
+                receiver.connections += 1
+                super().setup()
 
             def do_POST(self) -> None:
                 receiver.answer(self)
@@ -144,9 +151,9 @@ class Receiver:
         handler.send_response(status)
         for name, value in self.headers.items():
             handler.send_header(name, value)
-        handler.send_header("content-length", "2")
+        handler.send_header("content-length", str(len(self.body)))
         handler.end_headers()
-        handler.wfile.write(b"{}")
+        handler.wfile.write(self.body)
 
     def wait_for(self, count: int, *, seconds: float = WAIT_S) -> list[Record]:
         """

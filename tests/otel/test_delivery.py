@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,18 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk")
 
+import requests
 import structlog
 from opentelemetry._logs import LogRecord
+from opentelemetry.instrumentation.logging.handler import LoggingHandler
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsPartialSuccess,
+    ExportLogsServiceResponse,
+)
 
 from replaylink import linked
-from replaylink._otlp import DELAY_S
+from replaylink._otlp.sender import DELAY_S
 from replaylink.otel import configure_logging
 from tests.otel.receiver import MAX_BODY_BYTES, Receiver
 
@@ -235,6 +246,180 @@ def test_unwanted_batch(receiver: Receiver, capsys: pytest.CaptureFixture[str]) 
     assert "left out: it answers 400 Bad Request" in capsys.readouterr().err
 
 
+def test_endpoint_that_wants_nothing(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that refuses all there is is not asked about each record, and the loss is counted."""
+    receiver.status = 400
+    with configure(receiver) as logs:
+        for number in range(500):
+            log.info("line", number=number)
+        assert logs.flush()
+        first = len(receiver.requests)
+        for number in range(500):
+            log.info("line", number=number)
+        assert logs.flush()
+
+    assert first <= 20
+    assert len(receiver.requests) <= 40
+    errors = capsys.readouterr().err
+    assert 2 == errors.count("500 log records left out: it answers 400 Bad Request")
+
+
+def test_few_unwanted_among_many(receiver: Receiver) -> None:
+    """A few records that cannot be encoded take none of those around them along."""
+    body: Any = object()
+    with configure(receiver) as logs:
+        assert logs.provider is not None
+        for number in range(200):
+            if number % 9 == 0:
+                logs.provider.get_logger("lib").emit(LogRecord(body=body))
+            log.info("line", number=number)
+        assert logs.flush()
+
+    assert list(range(200)) == numbers(receiver)
+
+
+def test_rejected_records(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records that the endpoint tells it did not take are counted."""
+    partial = ExportLogsPartialSuccess(rejected_log_records=2, error_message="the token")
+    receiver.body = ExportLogsServiceResponse(partial_success=partial).SerializeToString()
+    receiver.headers = {"content-type": "application/x-protobuf"}
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.flush()
+
+    assert 1 == len(receiver.requests)
+    assert "replaylink: 2 log records left out: the endpoint rejected them\n" == (
+        capsys.readouterr().err
+    )
+
+
+def test_one_connection(receiver: Receiver) -> None:
+    """Requests go over one connection, as long as the endpoint keeps it."""
+    with configure(receiver) as logs:
+        for number in range(5):
+            log.info("line", number=number)
+            assert logs.flush()
+
+    assert 5 == len(receiver.requests)
+    assert 1 == receiver.connections
+
+
+@contextmanager
+def answering(*parts: bytes, pause_s: float = 0) -> Iterator[tuple[str, list[bytes]]]:
+    """
+    Run a server that answers each request with these bytes; give its address, and what came.
+    """
+    came: list[bytes] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            length = 0
+            while line := self.rfile.readline().strip():
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            came.append(self.rfile.read(length))
+            with suppress(OSError):
+                for part in parts:
+                    self.wfile.write(part)
+                    time.sleep(pause_s)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", came
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("parts", "pause_s"),
+    [
+        pytest.param([b"content-length: 400\r\n\r\n", *[b"x"] * 400], 0.3, id="drips"),
+        pytest.param([b"content-length: 99999999\r\n\r\n", *[b"x" * 99999] * 999], 0, id="huge"),
+        pytest.param([b"content-length: 400\r\n\r\n", b"xx"], 0, id="hangs-up"),
+        pytest.param([b"\r\n"], 0, id="of-no-length"),
+    ],
+)
+def test_body_of_an_answer(parts: list[bytes], pause_s: float) -> None:
+    """What is answered counts at once and once, whatever becomes of the answer's body."""
+    with answering(b"HTTP/1.1 200 OK\r\n", *parts, pause_s=pause_s) as (url, came):
+        start = time.monotonic()
+        with configure_logging(service_name="shop", endpoint=url) as logs:
+            log.info("line", number=1)
+            assert logs.flush(10)
+        seconds = time.monotonic() - start
+
+    assert 1 == len(came)
+    assert seconds < 5
+
+
+def test_proxy(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is not asked about an endpoint on this machine."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.flush()
+
+    assert [1] == numbers(receiver)
+
+
+def test_proxy_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A proxy that is in the way is named as what is in the way."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with configure_logging(service_name="shop", endpoint="http://collector.test") as logs:
+        log.info("line", number=1)
+        assert not logs.flush(1)
+        logs.shutdown(0.1)
+
+    assert "the proxy that HTTP_PROXY or HTTPS_PROXY names" in capsys.readouterr().err
+
+
+def test_instrumented_http_client(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What instruments HTTP clients is told to leave out the requests with log records."""
+    suppressed = []
+    send = requests.Session.send
+
+    def spy(*args: Any, **kwargs: Any) -> requests.Response:
+        suppressed.append(not is_instrumentation_enabled())
+        return send(*args, **kwargs)
+
+    monkeypatch.setattr(requests.Session, "send", spy)
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.flush()
+
+    assert [True] == suppressed
+
+
+def test_no_loop_by_another_handler(receiver: Receiver) -> None:
+    """What sending logs is not sent either when OpenTelemetry's handler hands it over."""
+    with configure(receiver, level="DEBUG") as logs:
+        assert logs.provider is not None
+        handler = LoggingHandler(logger_provider=logs.provider)
+        logging.getLogger().addHandler(handler)
+        try:
+            for number in range(3):
+                log.info("line", number=number)
+                assert logs.flush()
+        finally:
+            logging.getLogger().removeHandler(handler)
+
+    # Each once by ours, and once by theirs.
+    assert 6 == len(receiver.records)
+    assert not any(record.scope.startswith("urllib3") for record in receiver.records)
+
+
 def test_no_loop(receiver: Receiver) -> None:
     """What sending itself logs is not sent, and what the app's HTTP client logs is."""
     with configure(receiver, level="DEBUG") as logs:
@@ -320,6 +505,27 @@ def test_end_in_trouble(receiver: Receiver, trouble: str) -> None:
     assert TOKEN not in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert 700 == len(result.stdout.splitlines())
+
+
+LATE_BESIDE_MULTIPROCESSING = """
+import atexit, sys
+import structlog
+from replaylink.otel import configure_logging
+
+configure_logging(service_name="shop", endpoint=sys.argv[1])
+log = structlog.get_logger()
+atexit.register(log.info, "line", number=2)
+import multiprocessing.pool
+log.info("line", number=1)
+"""
+
+
+def test_multiprocessing_ends_nothing(receiver: Receiver) -> None:
+    """Lines of the very end are sent, also if multiprocessing cleans up before them."""
+    result, _ = run(LATE_BESIDE_MULTIPROCESSING, receiver.url)
+
+    assert (0, "") == (result.returncode, result.stderr)
+    assert [1, 2] == numbers(receiver)
 
 
 LATE = """

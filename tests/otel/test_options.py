@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("opentelemetry.sdk")
 
 import structlog
 
-from replaylink._otlp import find_target
+from replaylink._otlp.target import find_target
 from replaylink.otel import configure_logging
 from tests.otel.receiver import Receiver
 
@@ -107,21 +108,24 @@ def test_target(
     assert expected == (None if target is None else (target.url, dict(target.headers)))
 
 
-def test_other_settings() -> None:
+def test_other_settings(tmp_path: Path) -> None:
     """The other variables of OpenTelemetry count for its endpoint, and not for PostHog."""
+    ca, certificate, key = (str(tmp_path / name) for name in ("ca.pem", "me.pem", "key.pem"))
+    for path in (ca, certificate, key):
+        Path(path).touch()
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "https://c",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "2.5",
         "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
-        "OTEL_EXPORTER_OTLP_CERTIFICATE": "ca.pem",
-        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "me.pem",
-        "OTEL_EXPORTER_OTLP_CLIENT_KEY": "key.pem",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": ca,
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": certificate,
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": key,
     }
     standard = find_target(**ARGUMENTS, environ=environ)
     posthog = find_target(**{**ARGUMENTS, "token": "phc_x"}, environ=environ)
 
     assert standard is not None
-    assert (2.5, True, "ca.pem", ("me.pem", "key.pem")) == (
+    assert (2.5, True, ca, (certificate, key)) == (
         standard.timeout_s,
         standard.compress,
         standard.verify,
@@ -208,6 +212,13 @@ def test_wrong_options(options: dict[str, Any], error: type[Exception], message:
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"},
             "OTEL_EXPORTER_OTLP_TIMEOUT is 'soon'",
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "https://c",
+                "OTEL_EXPORTER_OTLP_CERTIFICATE": "no/ca.pem",
+            },
+            "OTEL_EXPORTER_OTLP_CERTIFICATE is 'no/ca.pem': there is no such file",
         ),
     ],
 )

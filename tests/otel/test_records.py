@@ -29,7 +29,7 @@ UUID_TEXT = "01980c4b-1234-7abc-8def-0123456789ab"
 BOTH = {"sessionId": "s-1", "posthogDistinctId": "7"}
 
 log = structlog.get_logger("tests.structlog")
-stdlib = logging.getLogger("tests.stdlib")
+stdlib = logging.getLogger("tests.records")
 
 
 def configure(receiver: Receiver, **options: Any) -> Logs:
@@ -69,7 +69,7 @@ def test_both_libraries(receiver: Receiver, capsys: pytest.CaptureFixture[str]) 
         by_body = {record.body: record for record in receiver.records}
         ours, theirs = by_body["ours"], by_body["their line"]
         assert [BOTH, BOTH] == [ours.ids, theirs.ids]
-        assert ["tests.structlog", "tests.stdlib"] == [ours.scope, theirs.scope]
+        assert ["tests.structlog", "tests.records"] == [ours.scope, theirs.scope]
         assert [(9, "INFO"), (13, "WARN")] == [ours.severity, theirs.severity]
         assert before - 1_000_000 <= ours.time_ns <= theirs.time_ns <= time.time_ns()
         assert {
