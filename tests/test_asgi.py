@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -583,6 +584,56 @@ class TestEnds:
 
         assert [line("handled", **LINKED), line("another error")] == lines
 
+    @pytest.mark.parametrize("wraps", [False, True], ids=["itself", "wrapped"])
+    async def test_an_error_that_an_app_keeps(self, lines: Lines, wraps: bool) -> None:
+        """An exception that is raised once more, in another request, is not the first one's."""
+        kept = ZeroDivisionError()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            raise kept
+
+        async def layer(app: ASGIApp, scope: Scope) -> None:
+            try:
+                await app(scope, no_receive, no_send)
+            except ZeroDivisionError:
+                log.info("handled")
+            except LookupError:
+                log.info("wrapped")
+
+        async def other(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                raise kept
+            except ZeroDivisionError as error:
+                if wraps:
+                    raise LookupError from error
+                raise
+
+        scope = http_scope(Raw([SESSION_HEADER], method="GET"))
+        await layer(ReplayLinkMiddleware(app), scope)
+        await layer(other, http_scope(Raw(method="GET")))
+
+        assert [line("handled", **LINKED), line("wrapped" if wraps else "handled")] == lines
+
+    async def test_an_error_handled_by_a_context_manager(self, lines: Lines) -> None:
+        """A layer's context manager that handles an error is still within the request."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            raise ZeroDivisionError
+
+        @asynccontextmanager
+        async def told() -> AsyncIterator[None]:
+            try:
+                yield
+            except ZeroDivisionError:
+                log.info("handled")
+
+        async with told():
+            scope = http_scope(Raw([SESSION_HEADER], method="GET"))
+            await ReplayLinkMiddleware(app)(scope, no_receive, no_send)
+        log.info("after")
+
+        assert [line("handled", **LINKED), line("after")] == lines
+
     async def test_a_claim_and_a_known_user(self, lines: Lines) -> None:
         """The handler of an error has the user that was learnt last, in whatever thread."""
 
@@ -780,6 +831,38 @@ class TestContextsThatServersHandOn:
             assert [line("around"), line("after")] == [
                 entry for entry in lines if entry["event"] in ("around", "after")
             ]
+
+    @pytest.mark.parametrize("stock", [True, False], ids=["stock", "recommended"])
+    async def test_an_error_that_a_layer_around_answers(
+        self, request: pytest.FixtureRequest, stock: bool
+    ) -> None:
+        """What is copied while a layer answers in our place has nothing of the request."""
+        lines: Lines = request.getfixturevalue("stock_lines" if stock else "lines")
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            raise ZeroDivisionError
+
+        async def layer(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await ReplayLinkMiddleware(app)(scope, receive, send)
+            except ZeroDivisionError:
+                log.info("handled")
+                await answer(send)
+
+        async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+            log.info("bare")
+            await asyncio.to_thread(log.info, "thread")
+
+        contexts = await self.leak(layer, self.request(SESSION_HEADER))
+        assert [line("handled", **({} if stock else LINKED))] == [
+            entry for entry in lines if entry["event"] == "handled"
+        ]
+        assert 1 == len(contexts)
+        for number in (0, 0):
+            lines.clear()
+            await self.serve(bare, contexts[number], Raw(method="GET"))
+
+            assert [line("around"), line("bare"), line("thread"), line("after")] == lines
 
     async def test_identify_in_a_context_that_was_handed_on(self, lines: Lines) -> None:
         """Before the next request reaches us, there is nobody to identify."""

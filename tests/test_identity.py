@@ -7,12 +7,13 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import ref
 
 import pytest
 import structlog
 
 from replaylink import Identity, current_identity, identify, linked
-from replaylink._identity import while_handled
+from replaylink._identity import Around, while_handled
 from tests.helpers import BOTH, LINKED, OTHER_SESSION, SESSION, USER, line
 
 if TYPE_CHECKING:
@@ -475,7 +476,8 @@ def test_exceptions_in_a_circle() -> None:
     first, second = ValueError(), KeyError()
     first.__context__, second.__context__ = second, first
     identity = Identity("s-1")
-    leftover = identity.leave(identity.bind(), while_handled("nowhere"))
+    around = Around()
+    leftover = identity.leave(identity.bind(), while_handled(ref(around), elsewhere=True))
     try:
         raise first
     except ValueError:

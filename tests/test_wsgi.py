@@ -4,6 +4,7 @@ What only the middleware for WSGI does.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import io
@@ -397,6 +398,100 @@ class TestResponses:
         if fails_at != "close":
             expected.append(line("closed", **LINKED))
         assert [*expected, line("after")] == handled
+
+    @pytest.mark.parametrize("wraps", [False, True], ids=["itself", "wrapped"])
+    @pytest.mark.parametrize("fails", ["call", "part", "close"])
+    def test_an_error_that_an_app_keeps(self, lines: Lines, fails: str, wraps: bool) -> None:
+        """An exception that is raised once more, in another request, is not the first one's."""
+        kept = ZeroDivisionError()
+
+        class Failing:
+            def __iter__(self) -> Iterator[bytes]:
+                return self
+
+            def __next__(self) -> bytes:
+                raise kept if fails == "part" else StopIteration
+
+            def close(self) -> None:
+                if fails == "close":
+                    raise kept
+
+        def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            if fails == "call":
+                raise kept
+            return Failing()
+
+        def layer(app: Any, environ: Environ) -> None:
+            result: Any = None
+            try:
+                try:
+                    result = app(environ, respond)
+                    list(result)
+                finally:
+                    if result is not None:
+                        result.close()
+            except ZeroDivisionError:
+                log.info("handled")
+            except LookupError:
+                log.info("wrapped")
+
+        def other(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            try:
+                raise kept
+            except ZeroDivisionError as error:
+                if wraps:
+                    raise LookupError from error
+                raise
+
+        layer(ReplayLinkMiddleware(app), get())
+        layer(other, http_environ(Raw(method="GET")))
+
+        assert [line("handled", **LINKED), line("wrapped" if wraps else "handled")] == lines
+
+    def test_an_error_handled_by_a_context_manager(self, lines: Lines) -> None:
+        """A layer's context manager that handles an error is still within the request."""
+
+        def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            raise ZeroDivisionError
+
+        @contextlib.contextmanager
+        def told() -> Iterator[None]:
+            try:
+                yield
+            except ZeroDivisionError:
+                log.info("handled")
+
+        with told():
+            ReplayLinkMiddleware(app)(get(), respond)
+        log.info("after")
+
+        assert [line("handled", **LINKED), line("after")] == lines
+
+    def test_a_context_that_a_bridge_gives_back(self, lines: Lines) -> None:
+        """
+        An event loop that takes over the context of a thread has an error there, not its IDs.
+        """
+
+        def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            raise ZeroDivisionError
+
+        context = contextvars.copy_context()
+        errors: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                context.run(ReplayLinkMiddleware(app), get(), respond)
+            except ZeroDivisionError as error:
+                errors.append(error)
+
+        in_thread(serve)
+        context.run(log.info, "next request")
+        try:
+            raise errors[0]
+        except ZeroDivisionError:
+            context.run(log.info, "handled")
+
+        assert [line("next request"), line("handled", **LINKED)] == lines
 
     def test_a_base_exception(self, lines: Lines) -> None:
         """A worker that is told to stop leaves nothing."""

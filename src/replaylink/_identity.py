@@ -13,11 +13,12 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token, copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
+from weakref import ReferenceType
 
 from msgspec import Struct
 from structlog.contextvars import bind_contextvars
@@ -25,7 +26,7 @@ from structlog.contextvars import bind_contextvars
 from ._ids import Absent, Accept, Found, accept_user_id, as_text, session_id_acceptor
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -275,7 +276,8 @@ class Identity(Struct, eq=False):
 
         After an error these are the layers around us and the server. Nothing tells when
         they are through, so each line asks *counts*. structlog's own keys, which ask
-        nobody, stay as long as the returned object is referred to, if *keys_stay*.
+        nobody, stay as long as the returned object is referred to, if *keys_stay*: where
+        the server takes this context for nothing else.
 
         In any case it ends before the next request in this context.
         """
@@ -380,18 +382,36 @@ def is_nested(bound: Bound) -> bool:
     return isinstance(outer, Identity) and not outer.ended
 
 
-def while_handled(module: str) -> Callable[[], bool]:
+class Around:
     """
-    Return what tells whether an exception that passed through *module* is being handled.
+    The calls around a middleware, in the thread in which an exception passed through it.
 
-    A handler in another thread sees no exception there, but only one that was given this
-    context gets to ask.
+    A local variable of the middleware's frame, it lives as long as the exception.
     """
-    left_in = get_ident()
 
-    def counts() -> bool:
-        if get_ident() != left_in:
+    __slots__ = ("__weakref__", "_frames", "_module", "_thread")
+
+    def __init__(self) -> None:
+        frame = sys._getframe(1)
+        self._module = frame.f_globals["__name__"]
+        self._thread = get_ident()
+        self._frames = set(_calls(frame.f_back))
+
+    def has_handler(self, *, elsewhere: bool) -> bool:
+        """
+        Tell whether the exception is being handled here, by one of the calls.
+
+        One that an app keeps may be raised again, in another request. It still shows
+        where it has been before, but what handles it then is none of these calls.
+
+        Args:
+            elsewhere: What to tell in another thread, if no exception shows there.
+        """
+        is_here = get_ident() == self._thread
+        if not is_here and elsewhere:
             return True
+        running = self._frames.intersection(_calls(sys._getframe(1))) if is_here else set()
+        is_handled = not is_here
         exc = sys.exc_info()[1]
         # Apps may link exceptions in a circle.
         for _ in range(MAX_CONTEXTS):
@@ -399,11 +419,37 @@ def while_handled(module: str) -> Callable[[], bool]:
                 break
             traceback = exc.__traceback__
             while traceback is not None:
-                if traceback.tb_frame.f_globals.get("__name__") == module:
+                frame = traceback.tb_frame
+                if is_handled and frame.f_globals.get("__name__") == self._module:
                     return True
+                is_handled = is_handled or frame in running
                 traceback = traceback.tb_next
             exc = exc.__context__
         return False
+
+
+def _calls(frame: FrameType | None) -> Iterator[FrameType]:
+    """
+    Return a frame and those around it.
+    """
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def while_handled(around: ReferenceType[Around], *, elsewhere: bool) -> Callable[[], bool]:
+    """
+    Return what tells whether an exception is being handled, once it has left a middleware.
+
+    Args:
+        around: The calls around the middleware. Not held, for it holds much.
+        elsewhere: Whether it counts in other threads, where no exception shows. It does
+            where only a handler that was given this context gets to ask.
+    """
+
+    def counts() -> bool:
+        here = around()
+        return here is not None and here.has_handler(elsewhere=elsewhere)
 
     return counts
 

@@ -12,11 +12,12 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
+from weakref import ref
 
 from msgspec import Struct
 
 from . import _body
-from ._identity import SESSION_KEY, USER_KEY, Identity, while_handled
+from ._identity import SESSION_KEY, USER_KEY, Around, Identity, while_handled
 from ._ids import Absent, is_session_id
 from ._options import (
     DEFAULT_MAX_BODY_BYTES,
@@ -107,6 +108,7 @@ class ReplayLinkMiddleware:
         options = self._options
         identity = options.identity(scope)
         bound = identity.bind()
+        server = None
         try:
             if "daphne" in sys.modules or ("uvicorn" in sys.modules and kind == "http"):
                 server = _Server(identity, receive, send)
@@ -115,8 +117,10 @@ class ReplayLinkMiddleware:
                 receive = await self._search(identity, scope, receive)
             await self.app(scope, receive, send)
         except Exception:
-            # Lives as long as the exception, which holds this frame.
-            leftover = identity.leave(bound, while_handled(__name__))  # noqa: F841
+            # They live as long as the exception, which holds this frame.
+            around = Around()
+            counts = while_handled(ref(around), elsewhere=True)
+            leftover = identity.leave(bound, counts, keys_stay=server is None)  # noqa: F841
             raise
         except BaseException:
             identity.unbind(bound)

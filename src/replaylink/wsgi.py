@@ -18,6 +18,7 @@ from ._files import call_at_close, is_file
 from ._identity import (
     SESSION_KEY,
     USER_KEY,
+    Around,
     Bound,
     Identity,
     bound_identity,
@@ -119,7 +120,9 @@ class ReplayLinkMiddleware:
                 self._search(identity, environ)
             result = self.app(environ, _looking(identity, start_response))
         except Exception:
-            identity.leave(bound, while_handled(__name__), keys_stay=False)
+            # Lives as long as the exception, which holds this frame.
+            around = Around()
+            identity.leave(bound, _while_handled(weakref.ref(around)), keys_stay=False)
             raise
         except BaseException:
             identity.unbind(bound)
@@ -210,7 +213,7 @@ class _Response:
         self._iterator: Iterator[bytes] | None = None
         self._identity = identity
         self._bound = bound
-        self._failed = False
+        self._failed: weakref.ref[Around] | None = None
         self._thread = get_ident()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -225,7 +228,8 @@ class _Response:
         except StopIteration:
             raise
         except Exception:
-            self._failed = True
+            around = Around()
+            self._failed = weakref.ref(around)
             raise
         finally:
             if bound is not None:
@@ -233,12 +237,14 @@ class _Response:
 
     def close(self) -> None:
         bound = None if bound_identity() is self._identity else self._identity.bind()
-        failed, self._failed = self._failed, True
         try:
             close = getattr(self._result, "close", None)
             if close is not None:
                 close()
-            self._failed = failed
+        except Exception:
+            around = Around()
+            self._failed = weakref.ref(around)
+            raise
         finally:
             if bound is not None:
                 self._identity.unbind(bound)
@@ -256,11 +262,21 @@ class _Response:
             # It is still bound in the thread of the call, where only that one can undo
             # it: as its next request starts.
             self._identity.counts = _elsewhere_than(self._thread)
-        elif self._failed:
+        elif self._failed is not None:
             # The server has yet to write its traceback.
-            self._identity.leave(bound, while_handled(__name__), keys_stay=False)
+            self._identity.leave(bound, _while_handled(self._failed), keys_stay=False)
         else:
             self._identity.unbind(bound)
+
+
+def _while_handled(around: weakref.ref[Around]) -> Callable[[], bool]:
+    """
+    Return what tells whether an exception that left the app is being handled.
+
+    A bridge to ASGI gives the context of its thread back to the event loop's, which may
+    serve other requests in it.
+    """
+    return while_handled(around, elsewhere=False)
 
 
 def _elsewhere_than(thread: int) -> Callable[[], bool]:

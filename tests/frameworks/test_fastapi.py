@@ -48,6 +48,7 @@ from tests.frameworks.helpers import (
     session_only,
     told,
 )
+from tests.helpers import on_server
 
 USER_HEADER = "X-User"
 """Stands for a user who is known as the request starts."""
@@ -472,17 +473,29 @@ def test_the_handler_of_unhandled_exceptions_is_linked(
 
 @HANDLERS
 @FAILURES
+@pytest.mark.parametrize("server", ["any", "uvicorn"])
 def test_the_handler_of_unhandled_exceptions_needs_no_processor(
-    stock_lines: Lines, handler: Callable[[Request, Exception], Any], path: str
+    stock_lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    handler: Callable[[Request, Exception], Any],
+    path: str,
+    server: str,
 ) -> None:
-    """A stock set-up has both IDs in an Exception handler."""
+    """
+    A stock set-up has both IDs in an Exception handler, but on uvicorn, which serves the
+    next request in what it copies while the handler answers.
+    """
+    on_server(server, monkeypatch)
     app = make_app(user_id=header(USER_HEADER))
     app.add_exception_handler(Exception, handler)
     with TestClient(app, raise_server_exceptions=False) as client:
         client.get(path, headers={**HEADERS, USER_HEADER: USER_ID})
         client.get(path)
 
-    assert [*both("endpoint", "handler"), *neither("endpoint", "handler")] == told(stock_lines)
+    first = both("endpoint", "handler")
+    if server == "uvicorn":
+        first[1:] = neither("handler")
+    assert [*first, *neither("endpoint", "handler")] == told(stock_lines)
 
 
 @pytest.mark.parametrize(
