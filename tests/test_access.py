@@ -653,6 +653,15 @@ class TestWSGI:
         """What has no length gets none."""
         assert not hasattr(run_wsgi(answering(iter([b"x"]))), "__len__")
 
+    def test_never_closed(self, lines: Lines) -> None:
+        """A bridge that takes what was announced and drops the rest gets the line, linked."""
+        result = run_wsgi(answering(Body([b"one", b"two"])))
+        assert [b"one", b"two"] == [next(iter(result)), next(iter(result))]
+        assert [] == told(lines)
+        del result
+
+        assert [request_line(method="POST", response_bytes=6, **LINKED)] == told(lines)
+
     def test_closed_before_the_end(self, lines: Lines) -> None:
         """A server that closes a response early says that the client has gone."""
         body = Body([b"one", b"two"])

@@ -155,8 +155,9 @@ class ASGIAccessLog:
     that its lines have both IDs.
 
     The line of a request, ``request``, has ``method``, ``path`` (without the query
-    string), ``status``, ``duration_ms`` and ``response_bytes``. It is logged as the last
-    part of the response is out, so background work is not in its duration. That of a
+    string), ``status``, ``duration_ms`` and ``response_bytes``: those that the app gave to
+    the server, which may drop them if the client has gone. It is logged as the last part
+    of the response is out, so background work is not in its duration. That of a
     WebSocket, ``websocket``, has ``close_code`` in place of the bytes, and is logged as
     the app returns. ``error`` is the type of what the app raised; ``disconnected`` is
     there where app or server noticed that the client had gone before the end. The level
@@ -281,7 +282,7 @@ class WSGIAccessLog:
 
     The line, ``request``, has ``method``, ``path`` (without the query string),
     ``status``, ``duration_ms`` and ``response_bytes``. It is logged as the last part of
-    the response was taken, or as the server closes it. ``error`` is the type of what the
+    the response was taken, or as the server closes or drops it. ``error`` is the type of what the
     app raised; ``disconnected`` is there where the server closed the response before its
     end. The level is error for an error and from status 500 on, else info.
 
@@ -350,7 +351,7 @@ class _Response:
     A response whose parts are counted, and whose end is told.
     """
 
-    __slots__ = ("_access", "_close", "_iterator", "_left", "_result")
+    __slots__ = ("_access", "_close", "_context", "_iterator", "_left", "_result")
 
     def __init__(self, result: Iterable[bytes], access: _Access) -> None:
         self._result = result
@@ -358,6 +359,7 @@ class _Response:
         self._access = access
         self._close: Callable[[], object] | None = getattr(result, "close", None)
         self._left = -1
+        self._context = copy_context()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -389,6 +391,10 @@ class _Response:
         if self._left != 0 and not self._access.is_bodiless:
             self._access.is_disconnected = True
         self._access.write()
+
+    def __del__(self) -> None:
+        # A bridge to ASGI takes as many bytes as were announced, and leaves out close().
+        self._context.run(self._access.write)
 
 
 class _SizedResponse(_Response):

@@ -164,20 +164,24 @@ def _otel() -> Sink:
     class OnSpan:
         """
         The span that was active when the request came to us; it ends after the request.
+
+        If there was none, the one that is active as the response starts: what instruments
+        Flask begins its span within the app.
         """
 
         __slots__ = ("_attributes",)
 
         def __init__(self) -> None:
-            identity = _live_identity()
-            span = get_current_span()
-            self._attributes = (
-                None if identity is None or not span.is_recording() else _Attributes(span, identity)
-            )
+            self._attributes: _Attributes | None = None
 
         def update(self) -> None:
-            if self._attributes is not None:
-                self._attributes.set()
+            if self._attributes is None:
+                identity = _live_identity()
+                span = get_current_span()
+                if identity is None or not span.is_recording():
+                    return
+                self._attributes = _Attributes(span, identity)
+            self._attributes.set()
 
         enter = update
 
@@ -375,8 +379,13 @@ class WSGIShare:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         shared = _Shared(self._sinks)
+
+        def start(*args: Any) -> Callable[[bytes], object]:
+            shared.update()
+            return start_response(*args)
+
         with shared:
-            result = self.app(environ, start_response)
+            result = self.app(environ, start)
         if is_file(result, environ):
             return result
         response = _SizedResponse if hasattr(result, "__len__") else _Response

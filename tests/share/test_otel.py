@@ -11,6 +11,7 @@ from replaylink import identify, linked
 from replaylink._types import ASGIApp, Environ, Receive, Scope, Send
 from replaylink.asgi import ReplayLinkMiddleware
 from replaylink.share import ASGIShare, WSGIShare, span_processor
+from replaylink.wsgi import ReplayLinkMiddleware as WSGIMiddleware
 from tests.helpers import (
     BOTH,
     DRIVERS,
@@ -20,9 +21,12 @@ from tests.helpers import (
     USER,
     ASGIDriver,
     Driver,
+    Raw,
     Reply,
     Request,
+    call_wsgi,
     driver_of,
+    http_environ,
 )
 
 pytest.importorskip("opentelemetry.sdk.trace")
@@ -249,6 +253,22 @@ async def test_opentelemetrys_own_middleware(provider: TracerProvider, ended: Sp
 
     assert "GET /" == name
     assert {**attributes, **BOTH} == attributes
+
+
+def test_a_span_that_begins_within_the_app(tracer: trace.Tracer, ended: Spans) -> None:
+    """Without a span around us, that of the framework has the IDs, late users too."""
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        with tracer.start_as_current_span("framework"):
+            with tracer.start_as_current_span("query"):
+                identify(USER)
+            start_response("200 OK", [])
+        return [b"ok"]
+
+    session = (HEADER.lower().encode(), SESSION.encode())
+    call_wsgi(WSGIMiddleware(app, share="otel"), http_environ(Raw([session], method="GET")))
+
+    assert [("query", {}), ("framework", BOTH)] == ended
 
 
 class TestProcessor:
