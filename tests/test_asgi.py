@@ -15,7 +15,7 @@ import httpx
 import pytest
 import structlog
 
-from replaylink import _startup, identify
+from replaylink import _lifespan, identify
 from replaylink._types import ASGIApp, Message, Receive, Scope, Send
 from replaylink.asgi import ReplayLinkMiddleware
 from replaylink.sources import header, json_body, posthog_cookie, query
@@ -102,19 +102,42 @@ async def test_errors_of_other_scopes_pass_through() -> None:
         await ReplayLinkMiddleware(app)({"type": "lifespan"}, no_receive, no_send)
 
 
-async def test_what_waits_for_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the server starts the app, what waits for that is done, before the app starts."""
+async def test_what_waits_for_start_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server starts and ends the app, what waits for that is done, and once."""
     done: list[str] = []
-    monkeypatch.setattr(_startup, "_callbacks", {})
+    monkeypatch.setattr(_lifespan, "_at_start", {})
+    monkeypatch.setattr(_lifespan, "_at_end", {})
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        done.append("app")
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            done.append("app")
+            await send({"type": "lifespan.shutdown.complete"})
 
-    _startup.at_startup("logging", lambda: done.append("former"))
-    _startup.at_startup("logging", lambda: done.append("logging"))
-    await ReplayLinkMiddleware(app)({"type": "lifespan"}, no_receive, no_send)
+    async def sent(message: Message) -> None:
+        done.append(message["type"])
 
-    assert ["logging", "app"] == done
+    _lifespan.register("logging", at_start=lambda: done.append("former"), at_end=no_end)
+    _lifespan.register("logging", at_start=lambda: done.append("start"))
+    _lifespan.register(
+        "other", at_start=lambda: done.append("other"), at_end=lambda: done.append("end")
+    )
+    middleware = ReplayLinkMiddleware(app)
+    await middleware({"type": "lifespan"}, no_receive, sent)
+    await middleware(http_scope(Raw(method="GET")), no_receive, no_send)
+
+    assert [
+        "start",
+        "other",
+        "lifespan.startup.complete",
+        "app",
+        "end",
+        "lifespan.shutdown.complete",
+    ] == done
+
+
+def no_end() -> None:
+    raise NotImplementedError
 
 
 class TestReceiveAndSend:

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from replaylink import current_identity, identify, linked
+from replaylink import _lifespan, current_identity, identify, linked
 from replaylink.auth import authenticated_user, session_user
 from replaylink.sources import header, is_uuid7, json_body, posthog_cookie, query
 from tests.helpers import (
@@ -64,6 +64,21 @@ def view(request: Request) -> None:
 
 def typed(content_type: str) -> Raw:
     return Raw([(b"content-type", content_type.encode())], [BODY], length=len(BODY))
+
+
+async def test_what_waits_for_the_first_request(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no server tells of its start, what waits for that is done at the first request."""
+    done: list[str] = []
+    monkeypatch.setattr(_lifespan, "_at_start", {})
+    _lifespan.register("logging", at_start=lambda: done.append("start"))
+    app = driver.linked(lambda request: done.append("view"))
+    assert [] == done
+    for _ in range(2):
+        await driver.send(app)
+
+    assert ["start", "view", "view"] == done
 
 
 class TestEveryLine:

@@ -25,7 +25,6 @@ from structlog.typing import EventDict, Processor
 
 from ._otlp.report import Report
 from ._otlp.request import is_sending
-from ._otlp.sender import SHUTDOWN_S
 from ._otlp.values import SEVERITY_TEXTS, as_text, clean, qualified_name, severity
 from .processors import settle
 
@@ -47,7 +46,7 @@ STACK: Final = "Stack (most recent call last)"
 
 _COLOUR: Final = re.compile("\x1b\\[[0-9;]*m")
 
-_report: Final = Report()
+report: Final = Report()
 
 
 def app_processors(processors: Iterable[Processor]) -> list[Processor]:
@@ -66,6 +65,31 @@ def _module(processor: Processor) -> str:
     return getattr(processor, "__module__", None) or type(processor).__module__
 
 
+class Event(dict[str, Any]):
+    """
+    An event of structlog as the message of a record: readable, wherever that is written.
+    """
+
+    def __str__(self) -> str:
+        fields = [f"{key}={value!r}" for key, value in self.items() if key != "event"]
+        return " ".join([as_text(self.get("event", "")), *fields])
+
+
+def to_record(
+    logger: Any, method_name: str, event_dict: EventDict
+) -> tuple[tuple[Event], dict[str, Any]]:
+    """
+    Hand an event over to `logging`: structlog's last processor.
+
+    The handlers of others, which write to files or belong to a test, get a message and an
+    exception as of any record.
+    """
+    exception = event_dict.pop("exc_info", None)
+    # What structlog's own formatter looks for, on a handler of the app's.
+    extra = {"_logger": logger, "_name": method_name}
+    return (Event(event_dict),), {"exc_info": exception, "extra": extra}
+
+
 class _Guarded:
     """
     A processor that costs its line when it fails, not the request.
@@ -81,7 +105,7 @@ class _Guarded:
             raise
         except Exception:
             why = traceback.format_exc().rstrip()
-            _report.say("processor", f"a line is lost, for a processor failed:\n{why}")
+            report.say("processor", f"a line is lost, for a processor failed:\n{why}")
             raise structlog.DropEvent from None
 
 
@@ -198,11 +222,13 @@ class LogHandler(logging.Handler):
         """
         Return a record's event dict, with the text of its exception, and that itself.
         """
-        fields = record.__dict__
-        if isinstance(record.msg, dict) and "_logger" in fields:
-            event_dict: EventDict = record.msg.copy()
+        if isinstance(record.msg, Event):
+            event_dict: EventDict = {**record.msg, "exc_info": record.exc_info}
+        elif isinstance(record.msg, dict) and "_logger" in record.__dict__:
+            # Of structlog's own formatter, if an app has set it up anew.
+            event_dict = self._through_chain(record, dict(record.msg))
         else:
-            event_dict = self._event_of_others(record)
+            event_dict = self._through_chain(record, _event_of(record))
         settle(event_dict)
         exception = _exception(event_dict.pop("exc_info", None))
         # A processor may have made its own of it.
@@ -210,19 +236,7 @@ class LogHandler(logging.Handler):
             event_dict["exception"] = _text_of(exception)
         return event_dict, exception
 
-    def _event_of_others(self, record: logging.LogRecord) -> EventDict:
-        event_dict: EventDict = {
-            key: value
-            for key, value in record.__dict__.items()
-            if key not in NOT_EXTRA and not key.startswith("_")
-        }
-        message = record.getMessage()
-        # Werkzeug colours its lines, wherever they go.
-        event_dict["event"] = _COLOUR.sub("", message) if "\x1b" in message else message
-        if record.exc_info:
-            event_dict["exc_info"] = record.exc_info
-        if record.stack_info:
-            event_dict["stack"] = record.stack_info
+    def _through_chain(self, record: logging.LogRecord, event_dict: EventDict) -> EventDict:
         # structlog's own processors look at these for a logger's name and the like.
         event_dict["_record"] = record
         logger = logging.getLogger(record.name)
@@ -255,7 +269,7 @@ class LogHandler(logging.Handler):
             stdout.flush()
         # A pipe that nobody reads, or a file that is closed: so it is for all lines to come.
         except (OSError, ValueError) as exc:
-            _report.say("stdout", f"cannot write lines to stdout: {exc}")
+            report.say("stdout", f"cannot write lines to stdout: {exc}")
         finally:
             self.release()
 
@@ -306,7 +320,26 @@ class LogHandler(logging.Handler):
         logger.emit(settled)
         # It ends the process by the signal that ended it, with no more ado.
         if record.name == "uvicorn.error" and str(record.msg).startswith("Finished server"):
-            self.logs.flush(SHUTDOWN_S)
+            self.logs.finish()
+
+
+def _event_of(record: logging.LogRecord) -> EventDict:
+    """
+    Return what the standard library's record tells as an event.
+    """
+    event_dict: EventDict = {
+        key: value
+        for key, value in record.__dict__.items()
+        if key not in NOT_EXTRA and not key.startswith("_")
+    }
+    message = record.getMessage()
+    # Werkzeug colours its lines, wherever they go.
+    event_dict["event"] = _COLOUR.sub("", message) if "\x1b" in message else message
+    if record.exc_info:
+        event_dict["exc_info"] = record.exc_info
+    if record.stack_info:
+        event_dict["stack"] = record.stack_info
+    return event_dict
 
 
 def _attributes(

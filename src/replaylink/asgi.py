@@ -19,6 +19,7 @@ from msgspec import Struct
 from . import _body
 from ._identity import SESSION_KEY, USER_KEY, Around, Identity, while_handled
 from ._ids import Absent, is_session_id
+from ._lifespan import ending, started
 from ._options import (
     DEFAULT_MAX_BODY_BYTES,
     DEFAULT_SESSION_ID,
@@ -29,7 +30,6 @@ from ._options import (
     called,
     failed,
 )
-from ._startup import started
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["ReplayLinkMiddleware"]
@@ -85,6 +85,7 @@ class ReplayLinkMiddleware:
 
             app = ASGIShare(app, share=share)
         self.app: ASGIApp = app
+        self._is_started = False
         self._options = Options(
             lambda source, accept: source.in_scope(accept),
             can_await=True,
@@ -101,10 +102,16 @@ class ReplayLinkMiddleware:
         kind = scope["type"]
         if kind != "http" and kind != "websocket":
             if kind == "lifespan":
+                self._is_started = True
                 started()
+                send = ending(send)
             await self.app(scope, receive, send)
             return
 
+        # Not every server tells of its start.
+        if not self._is_started:
+            self._is_started = True
+            started()
         options = self._options
         identity = options.identity(scope)
         bound = identity.bind()

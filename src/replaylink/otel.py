@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import sys
 import threading
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
@@ -25,14 +24,15 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from structlog.typing import Processor
 
-from ._startup import at_startup
+from . import _lifespan
+from ._takeover import take_over_consoles
 from .processors import add_identity, settle
 
 try:
     from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
     from opentelemetry.sdk.resources import Resource
 
-    from ._log_handler import LogHandler, SettledLogRecord, app_processors
+    from ._log_handler import LogHandler, SettledLogRecord, app_processors, report, to_record
     from ._otlp.sender import SHUTDOWN_S, Sender
     from ._otlp.target import Target, find_target
 except ImportError as exc:
@@ -46,19 +46,6 @@ __all__ = ["IdentityLogRecordProcessor", "Logs", "configure_logging"]
 
 DEFAULT_QUEUE_RECORDS: Final = 8192
 """How many records may wait for an endpoint: some 20 MB of usual ones."""
-
-SERVER_LOGGERS: Final = (
-    "uvicorn",
-    "uvicorn.error",
-    "uvicorn.access",
-    "gunicorn.error",
-    "gunicorn.access",
-    "hypercorn.error",
-    "hypercorn.access",
-    "_granian",
-    "granian.access",
-)
-"""The loggers that servers keep from the root logger, and write to the console by themselves."""
 
 LEVELS: Final = {
     "DEBUG": logging.DEBUG,
@@ -141,6 +128,15 @@ class Logs:
         """
         return self._sender is None or self._sender.flush(timeout_s)
 
+    def finish(self) -> None:
+        """
+        Send what waits, for at most 4 seconds: the process may end with no more ado.
+
+        uvicorn ends it by the signal that ended uvicorn.
+        """
+        if self._sender is not None:
+            self._sender.finish()
+
     def shutdown(self, timeout_s: float = SHUTDOWN_S) -> bool:
         """
         Send what waits, and export nothing any more. Lines are still written to stdout.
@@ -180,8 +176,9 @@ def configure_logging(
     ``POSTHOG_PROJECT_TOKEN`` and ``POSTHOG_HOST`` of the environment; to any other
     receiver with *endpoint*, or else as the ``OTEL_EXPORTER_OTLP_*`` variables tell.
 
-    Called again, it replaces what it has set up before. The handlers with which servers
-    write to the console by themselves are removed; those that write to files stay.
+    Called again, it replaces what it has set up before. Handlers of any logger that write
+    to the console are removed, those of servers too; those that write to files stay. Call
+    it after other set-ups of logging, which else undo this one.
 
     Args:
         service_name: The name of the service, for ``service.name``.
@@ -235,8 +232,8 @@ def configure_logging(
         logs = _exporting(target, resource, max_queue_records)
         own = app_processors(processors)
         _configure_structlog(own)
+        take_over_consoles()
         root = logging.getLogger()
-        _remove_console_handlers(root)
         chain: list[Processor] = [
             structlog.contextvars.merge_contextvars,
             add_identity,
@@ -244,20 +241,31 @@ def configure_logging(
         ]
         root.addHandler(LogHandler(chain, logs, console=console))
         root.setLevel(levelno)
-        _take_over_from_servers()
         # `fastapi run` imports the app before uvicorn sets up its own logging.
-        at_startup("logging", _take_over_from_servers)
+        _lifespan.register("logging", at_start=_as_the_app_starts, at_end=logs.finish)
     return logs
 
 
 _configuring: Final = threading.RLock()
 
 
-def _take_over_from_servers() -> None:
-    for name in SERVER_LOGGERS:
-        logger = logging.getLogger(name)
-        if _remove_console_handlers(logger):
-            logger.propagate = True
+def _as_the_app_starts() -> None:
+    """
+    Take over what the server has set up meanwhile, and look whether others have undone it.
+    """
+    take_over_consoles()
+    if not any(isinstance(handler, LogHandler) for handler in logging.getLogger().handlers):
+        report.say(
+            "undone",
+            "another set-up of logging has removed the handler of configure_logging(), and "
+            "nothing is sent: call configure_logging() after it",
+        )
+    elif structlog.get_config()["processors"] is not _structlog_processors:
+        report.say(
+            "undone",
+            "structlog.configure() was called after configure_logging(), and its lines are "
+            "text for all others: give their processors to configure_logging(processors=...)",
+        )
 
 
 _structlog_processors: Final[list[Processor]] = []
@@ -272,7 +280,7 @@ def _configure_structlog(own: Iterable[Processor]) -> None:
         add_identity,
         structlog.processors.StackInfoRenderer(),
         *own,
-        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        to_record,
     ]
     structlog.configure(
         processors=_structlog_processors,
@@ -299,22 +307,6 @@ def _replace_former() -> None:
         if isinstance(handler, LogHandler):
             root.removeHandler(handler)
             handler.logs.shutdown()
-
-
-def _remove_console_handlers(logger: logging.Logger) -> bool:
-    """
-    Remove the handlers that write to stdout or stderr; tell whether there were any.
-    """
-    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    found = [
-        handler
-        for handler in logger.handlers
-        if isinstance(handler, logging.StreamHandler)
-        and any(handler.stream is stream for stream in streams)
-    ]
-    for handler in found:
-        logger.removeHandler(handler)
-    return bool(found)
 
 
 def _text(option: str, value: object) -> str:

@@ -26,6 +26,7 @@ from ._identity import (
     while_handled,
 )
 from ._ids import Absent, is_session_id
+from ._lifespan import started
 from ._options import (
     DEFAULT_MAX_BODY_BYTES,
     DEFAULT_SESSION_ID,
@@ -100,6 +101,7 @@ class ReplayLinkMiddleware:
 
             app = WSGIShare(app, share=share)
         self.app = app
+        self._is_started = False
         self._options = Options(
             lambda source, accept: source.in_environ(accept),
             can_await=False,
@@ -112,6 +114,10 @@ class ReplayLinkMiddleware:
         )
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # No server tells of its start.
+        if not self._is_started:
+            self._is_started = True
+            started()
         options = self._options
         identity = options.identity(environ)
         bound = identity.bind()

@@ -23,6 +23,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said before, by another test, may be said again."""
+    from replaylink._log_handler import report
+
+    monkeypatch.setattr(report, "_said", {})
+
+
+@pytest.fixture(autouse=True)
 def _former_logging() -> Iterator[None]:
     """What a test sets up is taken down again."""
     from replaylink._log_handler import LogHandler

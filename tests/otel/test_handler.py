@@ -158,11 +158,8 @@ def test_an_id_that_a_processor_takes_out_stays_out(
     assert all("posthogDistinctId" not in line for line in written(capsys))
 
 
-def test_a_processor_that_fails(
-    receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_processor_that_fails(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
     """It costs its line, never the request, and is told once."""
-    monkeypatch.setattr("replaylink._log_handler._report._said", {})
 
     def fail(logger: object, name: str, line: Any) -> Any:
         if line["event"] == "bad":
@@ -348,7 +345,6 @@ def test_a_stdout_that_nobody_reads(
     receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told once that lines cannot be written, and they are sent all the same."""
-    monkeypatch.setattr("replaylink._log_handler._report._said", {})
     with configure(receiver) as logs:
         monkeypatch.setattr(sys, "stdout", Broken())
         for _ in range(5):

@@ -19,6 +19,8 @@ REQUESTS = 10 * CLIENTS
 
 EVENTS = ("start", "library", "identified", "chunk", "failed")
 
+UVICORN_WORKER = ("--worker-class", "uvicorn_worker.UvicornWorker")
+
 SERVERS = {
     "uvicorn": (*UVICORN, "tests.otel.apps:asgi_app"),
     # As `fastapi run` does: the app is there before uvicorn sets up its logging.
@@ -26,6 +28,11 @@ SERVERS = {
         "-c",
         "import uvicorn, tests.otel.apps;"
         "uvicorn.run('tests.otel.apps:asgi_app', host='127.0.0.1', port={port})",
+    ),
+    "gunicorn-uvicorn": (*GUNICORN, *UVICORN_WORKER, "tests.otel.apps:asgi_app"),
+    "gunicorn-uvicorn-preload": (
+        *(*GUNICORN, *UVICORN_WORKER, "--preload", "--workers", "2"),
+        "tests.otel.apps:asgi_app",
     ),
     "gunicorn": (*GUNICORN, "tests.otel.apps:wsgi_app"),
     "gunicorn-preload": (*GUNICORN, "--preload", "--workers", "2", "tests.otel.apps:wsgi_app"),
@@ -105,9 +112,37 @@ def test_every_record_of_a_request(name: str, tmp_path: Path, receiver: Receiver
     )
 
 
-def test_workers_export_for_themselves(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_quiet_uvicorn_that_is_ended(tmp_path: Path, receiver: Receiver) -> None:
+    """
+    Uvicorn ends its process by a signal, also where it is too quiet to say so: the last
+    lines are sent before that.
+    """
+    command = (*UVICORN, "--log-level", "warning", "tests.otel.apps:asgi_app")
+    with running(command, tmp_path, receiver) as server:
+        send(server, requests(range(8)), clients=1)
+        seconds = server.stop()
+
+    assert seconds < 5
+    assert dict.fromkeys(EVENTS, 8) == Counter(
+        record.body for record in receiver.records if record.body in EVENTS
+    )
+
+
+def test_an_end_is_held_up_once(tmp_path: Path, receiver: Receiver) -> None:
+    """With an endpoint that does not answer, what ends an app and its process takes 5 seconds."""
+    receiver.delay_s = 20
+    with running(SERVERS["gunicorn-uvicorn"], tmp_path, receiver) as server:
+        send(server, requests(range(8)), clients=1)
+        seconds = server.stop()
+
+    assert seconds < 5
+    assert "log records did not reach" in server.errors()
+
+
+@pytest.mark.parametrize("name", ["gunicorn-preload", "gunicorn-uvicorn-preload"])
+def test_workers_export_for_themselves(name: str, tmp_path: Path, receiver: Receiver) -> None:
     """Of an app that is loaded before the fork, each process sends its own records."""
-    with running(SERVERS["gunicorn-preload"], tmp_path, receiver) as server:
+    with running(SERVERS[name], tmp_path, receiver) as server:
         send(server, requests(range(64)))
     instances = defaultdict(set)
     for record in receiver.records:

@@ -50,8 +50,8 @@ ITEM_CHARS: Final = 16
 
 ADVICE: Final = {
     **dict.fromkeys((301, 302, 307, 308), "is it the final address?"),
-    **dict.fromkeys((401, 403), "is it the project token (phc_...)?"),
-    404: "is it the whole address, with its path?",
+    **dict.fromkeys((401, 403), "is the token right? PostHog takes the project token, phc_..."),
+    404: "is the path right?",
 }
 
 UNWANTED: Final = frozenset({400, 415, 422})

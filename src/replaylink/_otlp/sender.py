@@ -96,6 +96,7 @@ class Sender(LogRecordProcessor):
         self._thread: threading.Thread | None = None
         self._connection = Connection(self._target, self._hurry.wait)
         self._deadline = math.inf
+        self._finish_by = -math.inf
         self._report = Report()
         self._failing = False
         self._told_of_failing = False
@@ -173,6 +174,17 @@ class Sender(LogRecordProcessor):
             time.sleep(0.005)
         return True
 
+    def finish(self) -> bool:
+        """
+        Send what waits, for the process may end with no more ado; tell whether that is done.
+
+        What comes of it counts for the end that follows: a process is held up once.
+        """
+        now = time.monotonic()
+        if now > self._finish_by + SHUTDOWN_S:
+            self._finish_by = now + SHUTDOWN_S
+        return self.flush(self._finish_by - now) or not self._tell_rest()
+
     def shutdown(self) -> None:
         self.close(SHUTDOWN_S)
 
@@ -183,7 +195,10 @@ class Sender(LogRecordProcessor):
         if self._closed:
             return True
         self._closed = True
-        self._deadline = time.monotonic() + timeout_s
+        now = time.monotonic()
+        if now < self._finish_by + SHUTDOWN_S:
+            timeout_s = max(min(timeout_s, self._finish_by - now), 0.1)
+        self._deadline = now + timeout_s
         atexit.unregister(self.shutdown)
         # A thread that is being started is there, or was not, when the lock is free.
         if self._lock.acquire(timeout=timeout_s):
@@ -195,10 +210,7 @@ class Sender(LogRecordProcessor):
         elif self._queue:
             self._send_all()
         self._tell_losses(at_last=True)
-        left = self.waiting
-        if left:
-            write(f"{log_records(left)} did not reach {self._target.shown} before the end")
-        return not left
+        return not self._tell_rest()
 
     # --- in the thread that sends ----------------------------------------------------
 
@@ -334,6 +346,13 @@ class Sender(LogRecordProcessor):
         if count:
             self._left_out += count
             self._left_out_why = reason
+
+    def _tell_rest(self) -> int:
+        left = self.waiting
+        if left:
+            message = f"{log_records(left)} did not reach {self._target.shown} before the end"
+            self._report.say("end", message)
+        return left
 
     def _tell_losses(self, *, at_last: bool = False) -> None:
         if self._left_out:

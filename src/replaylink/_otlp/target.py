@@ -18,6 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry.util.re import parse_env_headers
 
+from .report import write
+
 DEFAULT_HOST: Final = "https://us.i.posthog.com"
 
 POSTHOG_PATH: Final = "/i/v1/logs"
@@ -96,7 +98,10 @@ def find_target(
     if host is not None:
         msg = f"host={host!r}: PostHog needs token=... or POSTHOG_PROJECT_TOKEN too"
         raise ValueError(msg)
-    return _target_of_environment(environ)
+    standard = _target_of_environment(environ)
+    if standard is None and environ.get("POSTHOG_HOST", "").strip():
+        write("POSTHOG_HOST is set and POSTHOG_PROJECT_TOKEN is not: nothing is sent")
+    return standard
 
 
 def _target_of_environment(environ: Mapping[str, str]) -> Target | None:
@@ -110,7 +115,8 @@ def _target_of_environment(environ: Mapping[str, str]) -> Target | None:
         if not base:
             return None
         _check_address("OTEL_EXPORTER_OTLP_ENDPOINT", base)
-        url = base.rstrip("/") + OTLP_PATH
+        # The path is to be added, and yet many have it there already.
+        url = base.rstrip("/").removesuffix(OTLP_PATH) + OTLP_PATH
     protocol = _setting(environ, "PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         msg = (
