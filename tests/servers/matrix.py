@@ -66,7 +66,12 @@ class Row(NamedTuple):
     protocols: tuple[Protocol, ...] = ("asgi", "wsgi")
 
 
-TRACEBACK: Final = "server's traceback"
+TRACEBACK: Final = {
+    "failing": "server's traceback",
+    "bare": "server's traceback, 500 by the server",
+}
+"""What the server writes of an error, by the requests that fail."""
+
 HANDLER: Final = "handler for `Exception`"
 ACCESS_LOG: Final = "`ASGIAccessLog`, `WSGIAccessLog`"
 ACCESS: Final = {
@@ -97,7 +102,8 @@ ROWS: Final = (
     Row("error handler", ("handled",)),
     Row(HANDLER, ("failing",)),
     Row("unhandled error, in middleware around", ("bare",)),
-    Row(TRACEBACK, ("bare",)),
+    Row(TRACEBACK["failing"], ("failing",), ("asgi",)),
+    Row(TRACEBACK["bare"], ("bare",)),
     *(
         Row(name, tuple(path for path in ACCESS if ACCESS[path] == name))
         for name in dict.fromkeys(ACCESS.values())
@@ -190,10 +196,14 @@ def column(protocol: Protocol, plans: Iterable[Plan], output: str) -> Column:
     lines = _lines(output)
     seen: defaultdict[str, set[Cell]] = defaultdict(set)
     for plan in plans:
-        of_plan = lines[plan.number]
+        path = plan.path.strip("/")
+        of_plan = [
+            (TRACEBACK.get(path, name) if name == "traceback" else name, line)
+            for name, line in lines[plan.number]
+        ]
         written = {name for name, _ in of_plan}
         for row in ROWS:
-            if plan.path.strip("/") in row.paths and row.name not in written:
+            if path in row.paths and row.name not in written:
                 seen[row.name].add("not written")
         for name, line in of_plan:
             cell = _cell(plan, line)
@@ -238,7 +248,7 @@ def _row(line: Line) -> str:
     if line.get("logger") == "matrix":
         return HANDLER  # Flask's own line, as it is about to call the handler
     if "Traceback" in line.get("exception", event):
-        return TRACEBACK
+        return "traceback"
     return event
 
 

@@ -178,7 +178,7 @@ KINDS: Final = (
         protocol="asgi",
         command=(
             *("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "0"),
-            *("--config", "python:tests.servers.hypercorn_config", "{app}"),
+            *("--config", f"file:{Path(__file__).parent / 'hypercorn_config.py'}", "{app}"),
         ),
     ),
     Kind(

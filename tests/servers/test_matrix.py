@@ -53,7 +53,7 @@ def test_the_readme_explains_what_is_not_linked(section: str) -> None:
 
 
 def test_the_readme_tells_how_the_servers_are_set_up() -> None:
-    """What the README says a server needs is what it is given here."""
+    """What the README says that a server needs is what it is given here."""
     section = matrix.README.read_text().split("## Access lines")[1].split("```")[0]
     told = dict(re.findall(r"^- (\w+): (.+)$", section, re.MULTILINE))
     given = {kind.label: " ".join(kind.command) for kind in KINDS}
@@ -67,7 +67,7 @@ def test_the_readme_tells_how_the_servers_are_set_up() -> None:
     assert {kind.label for kind in KINDS if not kind.label.startswith("gunicorn")} == {
         server for server in told if server != "gunicorn"
     }
-    assert 7 == len(settings)
+    assert 9 == len(settings)
     for server, setting in settings:
         assert re.sub(r"\s", "", setting) in re.sub(r"\s", "", given[server])
 
