@@ -21,6 +21,9 @@ BIN := $(VENV)/bin
 # In random order, so that files of few and long tests do not all come last.
 SPREAD := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The tests of what needs an extra, and is to be covered as the core is.
+EXTRAS := tests/otel/ tests/share/
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test matrix bench screenshots clean chromium
 
@@ -68,7 +71,8 @@ test: $(VENV)/tests chromium
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest $(SPREAD) --cov --cov-fail-under=100 $(wildcard tests/test_*.py)
-	$(BIN)/pytest $(SPREAD) $(filter-out tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
+	$(BIN)/pytest $(SPREAD) --cov --cov-config=tests/extras.coveragerc --cov-fail-under=100 $(EXTRAS)
+	$(BIN)/pytest $(SPREAD) $(filter-out $(EXTRAS) tests/__pycache__/ tests/typing/,$(wildcard tests/*/))
 	$(BIN)/tox run-parallel --parallel-no-spinner $(if $(PYTHONS),--discover $(PYTHONS))
 
 matrix: $(VENV)/tests

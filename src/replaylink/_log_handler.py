@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import structlog
 from opentelemetry._logs import LogRecord
@@ -23,10 +24,10 @@ from opentelemetry.sdk._logs import LogRecordLimits, ReadWriteLogRecord
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from structlog.typing import EventDict, Processor
 
+from ._identity import DEFAULT_KEYS, bound_identity
 from ._otlp.report import Report
 from ._otlp.request import is_sending
 from ._otlp.values import SEVERITY_TEXTS, as_text, clean, qualified_name, severity
-from .processors import settle
 
 if TYPE_CHECKING:
     from .otel import Logs
@@ -123,6 +124,21 @@ def _keep_exception(logger: Any, method_name: str, event_dict: EventDict) -> Eve
     exception = event_dict.pop("_exception", None)
     if exception is not None and "exception" in event_dict:
         event_dict.setdefault("exc_info", exception)
+    return event_dict
+
+
+def settle(event_dict: EventDict) -> EventDict:
+    """
+    Leave each of the two IDs as a text, or else leave it out.
+    """
+    identity = bound_identity()
+    keys = DEFAULT_KEYS if identity is None else identity.keys
+    for key in (keys.session_key, keys.user_key):
+        value = event_dict.get(key)
+        if value is None or value == "":
+            event_dict.pop(key, None)
+        elif isinstance(value, (int, UUID)):
+            event_dict[key] = str(value)
     return event_dict
 
 

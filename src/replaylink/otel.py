@@ -18,7 +18,7 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -26,13 +26,20 @@ from structlog.typing import Processor
 
 from . import _lifespan
 from ._takeover import take_over_consoles
-from .processors import add_identity, settle
+from .processors import add_identity
 
 try:
     from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
     from opentelemetry.sdk.resources import Resource
 
-    from ._log_handler import LogHandler, SettledLogRecord, app_processors, report, to_record
+    from ._log_handler import (
+        LogHandler,
+        SettledLogRecord,
+        app_processors,
+        report,
+        settle,
+        to_record,
+    )
     from ._otlp.sender import SHUTDOWN_S, Sender
     from ._otlp.target import Target, find_target
 except ImportError as exc:
@@ -74,11 +81,7 @@ class IdentityLogRecordProcessor(LogRecordProcessor):
             return
         # A library may emit one record again, in another request.
         record = log_record.log_record = copy.copy(log_record.log_record)
-        attributes = record.attributes
-        if isinstance(attributes, MutableMapping):
-            attributes = copy.deepcopy(attributes)
-        else:
-            attributes = dict(attributes or {})
+        attributes: Any = copy.deepcopy(record.attributes)
         record.attributes = settle(add_identity(None, "", attributes))
 
     def shutdown(self) -> None:

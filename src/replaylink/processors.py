@@ -7,11 +7,10 @@ from __future__ import annotations
 import logging
 import time
 from typing import Any, Final
-from uuid import UUID
 
 from structlog.typing import EventDict, WrappedLogger
 
-from ._identity import DEFAULT_KEYS, Identity, bound_identity
+from ._identity import Identity, bound_identity
 from .urls import DEFAULT_HOST, replay_url, ui_host
 
 __all__ = ["ReplayURL", "add_identity"]
@@ -56,21 +55,6 @@ def _add(event_dict: EventDict, key: str, value: str | None, identity: Identity)
             del event_dict[key]
         else:
             event_dict[key] = value
-
-
-def settle(event_dict: EventDict) -> EventDict:
-    """
-    Leave each of the two IDs as a text, or else leave it out.
-    """
-    identity = bound_identity()
-    keys = DEFAULT_KEYS if identity is None else identity.keys
-    for key in (keys.session_key, keys.user_key):
-        value = event_dict.get(key)
-        if value is None or value == "":
-            event_dict.pop(key, None)
-        elif isinstance(value, (int, UUID)):
-            event_dict[key] = str(value)
-    return event_dict
 
 
 class ReplayURL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socketserver
 import subprocess
 import sys
@@ -128,6 +129,107 @@ def test_timeout(
     assert "it takes too long to answer" in capsys.readouterr().err
 
 
+def test_second_outage(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """An outage soon after another one is not told of again, and loses as little."""
+    with configure(receiver) as logs:
+        for number in range(2):
+            receiver.status = 503
+            log.info("line", number=number)
+            assert not logs.flush(0.1)
+            receiver.status = 200
+            assert logs.flush()
+
+    assert [0, 1] == numbers(receiver)
+    errors = capsys.readouterr().err
+    assert (1, 1) == (errors.count("cannot send"), errors.count("works again"))
+
+
+def test_long_outage(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After many tries a batch is left out, so that others get their turn."""
+    monkeypatch.setattr("replaylink._otlp.sender.MAX_TRIES", 2)
+    receiver.status = 503
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.flush(5)
+        receiver.status = 200
+        log.info("line", number=2)
+        assert logs.flush()
+
+    assert [2] == numbers(receiver)
+    assert "1 log record left out: tried 2 times, it answers 503" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        pytest.param(b"garbage\r\n\r\n", "it gives no answer (ConnectionError)", id="no-http"),
+        pytest.param(b"", "it gives no answer (ConnectionError)", id="hangs-up"),
+        pytest.param(
+            b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+            "it answers 302 Found (is it the final address?)",
+            id="redirects",
+        ),
+        pytest.param(
+            b"HTTP/1.1 799 What\r\ncontent-length: 0\r\n\r\n", "it answers 799;", id="unknown"
+        ),
+        pytest.param(None, "its certificate cannot be verified", id="no-tls"),
+    ],
+)
+def test_reasons(answer: bytes | None, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told what is wrong with an endpoint."""
+    with answering(answer or b"not TLS", reads=answer is not None) as (url, _):
+        if answer is None:
+            url = url.replace("http", "https")
+        with configure_logging(service_name="shop", endpoint=url) as logs:
+            log.info("line")
+            assert not logs.flush(0.3)
+            logs.shutdown(0.2)
+
+    assert message in capsys.readouterr().err
+
+
+def test_error_in_sending(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What nobody expects costs a batch, and not the thread."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise LookupError
+
+    with configure(receiver) as logs:
+        with monkeypatch.context() as patch:
+            patch.setattr(requests.Session, "post", fail)
+            log.info("line", number=1)
+            assert logs.flush()
+        log.info("line", number=2)
+        assert logs.flush()
+
+    assert [2] == numbers(receiver)
+    assert "1 log record left out: LookupError in sending" in capsys.readouterr().err
+
+
+def test_full_queue_of_a_slow_endpoint(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is dropped while an endpoint takes its time is told, and at the end the rest of it."""
+    receiver.delay_s = 0.2
+    with configure(receiver, max_queue_records=10) as logs:
+        for _ in range(2):
+            log.info("first")
+            receiver.wait_until(lambda: logs._sender.waiting > 0)
+            logs.flush(0.05)
+            for number in range(25):
+                log.info("line", number=number)
+            assert logs.flush()
+
+    errors = capsys.readouterr().err
+    told = [int(count) for count in re.findall(r"the queue was full: (\d+) log records", errors)]
+    assert 2 == len(told)
+    assert 52 == sum(told) + len(receiver.records)
+
+
 def test_full_queue(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
     """When the queue is full the oldest lines go, and it is said how many."""
     receiver.stop()
@@ -174,6 +276,16 @@ def test_record_of_many_items(receiver: Receiver) -> None:
 
     [record] = receiver.records
     assert 1000 < len(record.attributes["data"]) < 40_000
+
+
+def test_large_bytes(receiver: Receiver) -> None:
+    """Bytes over 2 MiB are cut in the middle, too."""
+    with configure(receiver) as logs:
+        log.info("line", number=1, data=b"begin" + b"\xff" * 3_000_000 + b"end")
+        assert logs.flush()
+
+    [record] = receiver.records
+    assert re.fullmatch(rb"begin\xff+ \[... [\d,]+ cut ...\] \xff+end", record.attributes["data"])
 
 
 @pytest.mark.parametrize("where", ["body", "attribute", "nested", "two-byte"])
@@ -307,7 +419,9 @@ def test_one_connection(receiver: Receiver) -> None:
 
 
 @contextmanager
-def answering(*parts: bytes, pause_s: float = 0) -> Iterator[tuple[str, list[bytes]]]:
+def answering(
+    *parts: bytes, pause_s: float = 0, reads: bool = True
+) -> Iterator[tuple[str, list[bytes]]]:
     """
     Run a server that answers each request with these bytes; give its address, and what came.
     """
@@ -316,7 +430,7 @@ def answering(*parts: bytes, pause_s: float = 0) -> Iterator[tuple[str, list[byt
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             length = 0
-            while line := self.rfile.readline().strip():
+            while reads and (line := self.rfile.readline().strip()):
                 if line.lower().startswith(b"content-length:"):
                     length = int(line.partition(b":")[2])
             came.append(self.rfile.read(length))
@@ -444,6 +558,124 @@ def test_netrc(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert logs.flush()
 
     assert f"Bearer {TOKEN}" == receiver.requests[0][1]["authorization"]
+
+
+# --- the thread -------------------------------------------------------------------------
+
+
+def test_thread_that_is_being_started(receiver: Receiver) -> None:
+    """A line that is logged while another one starts the thread waits for nothing."""
+    with configure(receiver) as logs:
+        sender = logs._sender
+        with sender._lock:
+            log.info("line", number=1)
+            assert sender._thread is None
+        real = sender._lock
+
+        class Interrupted:
+            """A signal comes, and its handler logs, as the lock is about to be taken."""
+
+            def acquire(self, *, blocking: bool) -> bool:
+                sender._lock = real
+                log.info("line", number=3)
+                return bool(real.acquire(blocking=blocking))
+
+        sender._lock = Interrupted()
+        log.info("line", number=2)
+        assert logs.flush()
+
+    assert [1, 2, 3] == sorted(numbers(receiver))
+
+
+def test_no_thread_can_be_started(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits where there can be no thread is sent at the end."""
+
+    def fail(self: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    logs = configure(receiver)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        log.info("line", number=1)
+    assert not logs.flush(0.1)
+    assert logs.shutdown()
+
+    assert [1] == numbers(receiver)
+
+
+def test_end_while_the_thread_is_being_started(receiver: Receiver) -> None:
+    """The end does not wait for ever for a thread that is interrupted in its start."""
+    logs = configure(receiver)
+    with logs._sender._lock:
+        log.info("line", number=1)
+        assert logs.shutdown(1)
+
+    assert [1] == numbers(receiver)
+
+
+def test_end_of_the_time(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """When the time is over no part of a batch is tried any more."""
+    logs = configure(receiver)
+    for number in range(60):
+        log.info("line", number=number, text="x" * 100_000)
+
+    assert not logs.shutdown(0.001)
+    time.sleep(0.3)
+    assert [] == receiver.sizes
+    assert "60 log records did not reach" in capsys.readouterr().err
+
+
+def test_nothing_is_said_after_the_end(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer that comes when the time is over changes nothing."""
+    receiver.delay_s, receiver.status = 0.5, 503
+    logs = configure(receiver)
+    log.info("line", number=1)
+    assert not logs.flush(0.1)
+    assert not logs.shutdown(0.1)
+    logs._sender._thread.join(5)
+
+    assert ["did not reach"] == re.findall("did not reach|cannot send", capsys.readouterr().err)
+
+
+def test_providers_flush(receiver: Receiver) -> None:
+    """OpenTelemetry's way to flush works."""
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        assert logs.provider.force_flush()
+
+        assert [1] == numbers(receiver)
+
+
+def test_finish_in_trouble(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told what could not be sent in time, which counts for the end that follows."""
+    monkeypatch.setattr("replaylink._otlp.sender.SHUTDOWN_S", 0.3)
+    receiver.delay_s = 5
+    logs = configure(receiver)
+    log.info("line", number=1)
+    start = time.monotonic()
+    logs.finish()
+    logs.finish()
+    assert not logs.shutdown()
+
+    assert time.monotonic() - start < 1
+    assert 1 == capsys.readouterr().err.count("1 log record did not reach")
+
+
+def test_finish(receiver: Receiver) -> None:
+    """What waits is sent as uvicorn says goodbye, and lines may follow."""
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        logging.getLogger("uvicorn.error").info("Finished server process [%d]", 1)
+        assert [1] == [receiver.records[0].attributes["number"]]
+        log.info("line", number=2)
+        logs.finish()
+        assert 3 == len(receiver.records)
+    configure_logging(service_name="shop").finish()
 
 
 # --- the end of processes -------------------------------------------------------------

@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ pytest.importorskip("opentelemetry.sdk")
 
 import structlog
 from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 
 from replaylink import linked
 from replaylink._log_handler import LogHandler
@@ -37,6 +39,22 @@ stdlib = logging.getLogger("tests.handler")
 
 class Colour(str, enum.Enum):
     RED = "red"
+
+
+class Torn(Mapping[str, int]):
+    """A mapping of an app's making, which fails."""
+
+    def __getitem__(self, key: str) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError
+
+    def __len__(self) -> int:
+        return 1
+
+    def __repr__(self) -> str:
+        return "torn"
 
 
 class Wordless:
@@ -72,6 +90,7 @@ def knot() -> dict[str, Any]:
         pytest.param(knot(), {"a": 1, "self": LEFT_OUT}, id="holds-itself"),
         pytest.param(Wordless(), "<Wordless that has no text>", id="no-text"),
         pytest.param({"a": [math.nan, math.inf]}, {"a": ["NaN", "Infinity"]}, id="no-number"),
+        pytest.param(Torn(), "torn", id="mapping-that-fails"),
         pytest.param(NOBODY, str(NOBODY), id="uuid"),
         pytest.param(Colour.RED, "red", id="enum-of-text"),
         pytest.param(HTTPStatus.OK, 200, id="enum-of-numbers"),
@@ -97,12 +116,18 @@ def test_no_value_costs_a_line(
 
 def test_values_are_sent_as_what_they_are(receiver: Receiver) -> None:
     """Members of an enumeration are what they stand for, on the wire as on stdout."""
+
+    class Ratio(float):
+        pass
+
     with configure(receiver) as logs:
-        log.info("line", colour=Colour.RED, status=HTTPStatus.OK, ratio=math.inf, data=b"\xff")
+        log.info("line", colour=Colour.RED, status=HTTPStatus.OK, ratio=Ratio(0.5), data=b"\xff")
+        log.info("line", mapping=Torn())
         logs.flush()
 
-    [record] = receiver.records
-    assert {"colour": "red", "status": 200, "ratio": math.inf, "data": b"\xff"} == {
+    record, other = receiver.records
+    assert "torn" == other.attributes["mapping"]
+    assert {"colour": "red", "status": 200, "ratio": 0.5, "data": b"\xff"} == {
         key: value for key, value in record.attributes.items() if not key.startswith("code.")
     }
 
@@ -319,6 +344,42 @@ def test_configured_by_many_threads() -> None:
         thread.join()
 
     assert 1 == sum(isinstance(handler, LogHandler) for handler in logging.getLogger().handlers)
+
+
+def test_a_filter_of_the_handler(capsys: pytest.CaptureFixture[str]) -> None:
+    """Filters that an app puts on the handler count."""
+    with configure_logging(service_name="shop"):
+        logging.getLogger().handlers[-1].addFilter(lambda record: record.msg != "no")
+        stdlib.info("no")
+        stdlib.info("yes")
+
+    assert ["yes"] == [line["event"] for line in written(capsys)]
+
+
+class FailingProcessor(LogRecordProcessor):
+    """One that an app has added, and that fails."""
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        raise RuntimeError
+
+    def shutdown(self) -> None: ...
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        raise NotImplementedError
+
+
+def test_a_line_that_cannot_be_sent(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+    """What goes wrong on one way of a line does not keep it from the other one."""
+    with configure(receiver) as logs:
+        # pytest's own handlers do raise.
+        logging.getLogger().handlers[:-1] = []
+        assert logs.provider is not None
+        logs.provider.add_log_record_processor(FailingProcessor())
+        log.info("line")
+        out, err = capsys.readouterr()
+
+    assert "line" == json.loads(out)["event"]
+    assert "RuntimeError" in err
 
 
 # --- stdout -------------------------------------------------------------------------

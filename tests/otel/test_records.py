@@ -458,6 +458,7 @@ def test_processor_with_any_library(
 
     assert [{**(attributes or {}), **BOTH}] == attributes_of(exporter)
     assert IdentityLogRecordProcessor().force_flush()
+    IdentityLogRecordProcessor().shutdown()
 
 
 @pytest.mark.parametrize("empty", ["", None], ids=["empty", "none"])

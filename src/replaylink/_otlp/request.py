@@ -261,7 +261,7 @@ def _why(exc: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__
-    return type(exc).__name__
+    return f"it gives no answer ({type(exc).__name__})"
 
 
 def shortened(record: ReadableLogRecord, max_bytes: int) -> ReadableLogRecord | None:

@@ -79,10 +79,9 @@ class Sender(LogRecordProcessor):
         if hasattr(os, "register_at_fork"):
             method = WeakMethod(self._start_over)
 
-            def start_over() -> None:
+            def start_over() -> object:
                 here = method()
-                if here is not None:
-                    here()
+                return here and here()
 
             os.register_at_fork(after_in_child=start_over)
         atexit.register(self.shutdown)
@@ -183,7 +182,10 @@ class Sender(LogRecordProcessor):
         now = time.monotonic()
         if now > self._finish_by + SHUTDOWN_S:
             self._finish_by = now + SHUTDOWN_S
-        return self.flush(self._finish_by - now) or not self._tell_rest()
+        is_done = self.flush(self._finish_by - now)
+        if not is_done:
+            self._tell_rest()
+        return is_done
 
     def shutdown(self) -> None:
         self.close(SHUTDOWN_S)
@@ -201,7 +203,7 @@ class Sender(LogRecordProcessor):
         self._deadline = now + timeout_s
         atexit.unregister(self.shutdown)
         # A thread that is being started is there, or was not, when the lock is free.
-        if self._lock.acquire(timeout=timeout_s):
+        if self._lock.acquire(timeout=timeout_s / 2):
             self._lock.release()
         self._hurry.set()
         self._wake.put(None)
@@ -210,7 +212,8 @@ class Sender(LogRecordProcessor):
         elif self._queue:
             self._send_all()
         self._tell_losses(at_last=True)
-        return not self._tell_rest()
+        self._tell_rest()
+        return not self.waiting
 
     # --- in the thread that sends ----------------------------------------------------
 
@@ -233,15 +236,10 @@ class Sender(LogRecordProcessor):
         # What comes meanwhile waits for others again, or else batches of a few would follow.
         left = len(queue)
         while queue and (left > 0 or len(queue) >= BATCH_RECORDS):
-            batch: list[ReadableLogRecord] = []
-            while queue and len(batch) < BATCH_RECORDS:
-                # Counted before it is taken: it is never nowhere.
-                self._in_hand += 1
-                try:
-                    batch.append(queue.popleft())
-                except IndexError:
-                    self._in_hand -= 1
-            left -= len(batch)
+            # Counted before they are taken: they are never nowhere.
+            self._in_hand = count = min(len(queue), BATCH_RECORDS)
+            batch = [queue.popleft() for _ in range(count)]
+            left -= count
             try:
                 delivered = self._deliver(batch)
             except Exception as exc:
@@ -294,7 +292,8 @@ class Sender(LogRecordProcessor):
                 continue
 
             tries += 1
-            self._failed(error)
+            if time.monotonic() < self._deadline:
+                self._failed(error)
             if self._closed:
                 return False
             if tries >= MAX_TRIES:
@@ -347,12 +346,11 @@ class Sender(LogRecordProcessor):
             self._left_out += count
             self._left_out_why = reason
 
-    def _tell_rest(self) -> int:
+    def _tell_rest(self) -> None:
         left = self.waiting
         if left:
             message = f"{log_records(left)} did not reach {self._target.shown} before the end"
             self._report.say("end", message)
-        return left
 
     def _tell_losses(self, *, at_last: bool = False) -> None:
         if self._left_out:

@@ -4,6 +4,7 @@ What a log record can hold: values of any kind as OTLP has them, and Python's le
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
@@ -62,7 +63,9 @@ class _Cleaning:
         if isinstance(value, float):
             return float(value)
         if depth and isinstance(value, (Mapping, list, tuple, set, frozenset)):
-            return self._clean_items(value, depth)
+            # One that is of the app's making, or that another thread changes meanwhile.
+            with contextlib.suppress(Exception):
+                return self._clean_items(value, depth)
         return as_text(value)
 
     def _clean_items(self, value: Any, depth: int) -> Any:
