@@ -109,8 +109,13 @@ def ours() -> tuple[dict[str, Line], Callable[[], Any]]:
     """
     logs = configure_logging(service_name="shop", endpoint="http://127.0.0.1:1")
     batches: list[Any] = [None]
+
+    def post(batch: Any, deadline: float) -> int:
+        batches[0] = batch
+        return 0
+
     sender: Any = logs._sender
-    sender._post = lambda batch: batches.__setitem__(0, batch)
+    sender._connection.post = post
 
     def last() -> Any:
         logs.flush()

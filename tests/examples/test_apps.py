@@ -5,13 +5,11 @@ The example apps, in this process.
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from typing import Any
 from urllib.parse import quote
 
@@ -41,7 +39,9 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogLines]:
+def log_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[LogLines]:
     """All lines that the examples' own set-up of logging writes to stdout."""
     for name in os.environ:
         if name.startswith(("POSTHOG_", "OTEL_")):
@@ -49,9 +49,14 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogLines]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()
-    with redirect_stdout(io.StringIO()) as stdout:
-        configure_logging(service_name="chat")
-    yield lambda: [json.loads(text) for text in stdout.getvalue().splitlines()]
+    configure_logging(service_name="chat")
+    lines: list[Line] = []
+
+    def all_lines() -> list[Line]:
+        lines.extend(json.loads(text) for text in capsys.readouterr().out.splitlines())
+        return lines
+
+    yield all_lines
     root.handlers[:] = handlers
     root.setLevel(level)
 
