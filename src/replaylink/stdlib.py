@@ -24,7 +24,8 @@ class IdentityFilter(logging.Filter):
 
     Add it to a handler, and all records that reach the handler are linked; added to a
     logger, it sees only those logged on this very logger. An attribute that is there,
-    by ``extra``, stays.
+    by ``extra``, stays. The handler is to be one that is called within the request: the
+    target of one that buffers records is called within another, for all of them.
 
     Args:
         default: What a missing ID becomes, so that a format string such as

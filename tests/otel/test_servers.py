@@ -182,3 +182,21 @@ def test_requests_do_not_wait(name: str, tmp_path: Path, receiver: Receiver) -> 
     missing = [(n, e) for n in range(160) for e in EVENTS if counts[n, e] < 1]
     assert [] == missing
     assert TOKEN not in server.errors()
+
+
+def test_opentelemetrys_own_exporter(tmp_path: Path, receiver: Receiver) -> None:
+    """In a set-up of OpenTelemetry's parts, each record has the IDs of its request."""
+    with running(
+        (*UVICORN, "--no-access-log", "tests.otel.stock:app"), tmp_path, receiver
+    ) as server:
+        send(server, requests(range(REQUESTS)))
+        receiver.wait_for(3 * REQUESTS)
+    of_requests = [record for record in receiver.records if "n" in record.attributes]
+
+    assert {(body, n): 1 for body in ("start", "library", "thread") for n in range(REQUESTS)} == (
+        Counter((record.body, record.attributes["n"]) for record in of_requests)
+    )
+    for record in of_requests:
+        n = record.attributes["n"]
+        assert {"sessionId": f"session-{n}", "posthogDistinctId": f"user-{n}"} == record.ids
+    assert all(not record.ids for record in receiver.records if record not in of_requests)
