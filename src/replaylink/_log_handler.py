@@ -72,7 +72,11 @@ class Event(dict[str, Any]):
     """
 
     def __str__(self) -> str:
-        fields = [f"{key}={value!r}" for key, value in self.items() if key != "event"]
+        fields = [
+            f"{key}={repr(value) if isinstance(value, str) else as_text(value)}"
+            for key, value in self.items()
+            if key != "event"
+        ]
         return " ".join([as_text(self.get("event", "")), *fields])
 
 

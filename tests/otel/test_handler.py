@@ -103,8 +103,6 @@ def test_no_value_costs_a_line(
 ) -> None:
     """A line with a value of any kind is on stdout, where JSON has none as text."""
     with configure_logging(service_name="shop", console=console):
-        # pytest's own handlers do raise.
-        logging.getLogger().handlers[:-1] = []
         log.info("line", value=value)
         stdlib.info("line", extra={"value": value})
 
