@@ -352,7 +352,7 @@ def _event_of(record: logging.LogRecord) -> EventDict:
         for key, value in record.__dict__.items()
         if key not in NOT_EXTRA and not key.startswith("_")
     }
-    message = record.getMessage()
+    message = record.getMessage().rstrip("\n")
     # Werkzeug colours its lines, wherever they go.
     event_dict["event"] = _COLOUR.sub("", message) if "\x1b" in message else message
     if record.exc_info:

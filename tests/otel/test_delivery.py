@@ -666,6 +666,21 @@ def test_finish_in_trouble(
     assert 1 == capsys.readouterr().err.count("1 log record did not reach")
 
 
+def test_finish_without_an_endpoint(receiver: Receiver) -> None:
+    """An app that ends while there is no endpoint is held up for about a second."""
+    receiver.stop()
+    with configure(receiver) as logs:
+        log.info("line", number=1)
+        start = time.monotonic()
+        logs.finish()
+        seconds = time.monotonic() - start
+        receiver.start()
+        assert logs.flush()
+
+    assert 0.9 < seconds < 3
+    assert [1] == numbers(receiver)
+
+
 def test_finish(receiver: Receiver) -> None:
     """What waits is sent as uvicorn says goodbye, and lines may follow."""
     with configure(receiver) as logs:

@@ -47,6 +47,15 @@ def test_colours_of_werkzeug(receiver: Receiver, capsys: pytest.CaptureFixture[s
     assert '"GET / HTTP/1.1" 500' == json.loads(capsys.readouterr().out)["event"]
 
 
+def test_a_message_that_ends_its_line(receiver: Receiver) -> None:
+    """A message is the text itself: uvicorn's on an error ends with a newline."""
+    with configure(receiver) as logs:
+        stdlib.error("Exception in ASGI application\n")
+        logs.flush()
+
+    assert ["Exception in ASGI application"] == receiver.bodies()
+
+
 def test_pin_of_werkzeug(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
     """What opens Werkzeug's debugger is told to the developer, and to nobody else."""
     with configure(receiver) as logs:

@@ -40,6 +40,9 @@ DELAY_S: Final = 0.5
 SHUTDOWN_S: Final = 4.0
 """How long the end of a process may be held up."""
 
+FAILING_S: Final = 1.0
+"""How long the end of an app may be held up by an endpoint in trouble."""
+
 MAX_PAUSE_S: Final = 30.0
 """The longest pause between two tries, if the endpoint names none."""
 
@@ -160,15 +163,24 @@ class Sender(LogRecordProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self.flush(timeout_millis / 1000)
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float, *, failing_s: float = math.inf) -> bool:
         """
         Send what waits; tell whether all of it was dealt with in time.
+
+        Args:
+            timeout_s: How long to wait for it, in seconds.
+            failing_s: How long to wait for an endpoint in trouble.
         """
-        deadline = time.monotonic() + timeout_s
+        start = time.monotonic()
         self._hurry.set()
         self._wake.put(None)
         while self.waiting:
-            if self._thread is None or time.monotonic() >= deadline:
+            waited_s = time.monotonic() - start
+            if (
+                self._thread is None
+                or waited_s >= timeout_s
+                or (self._failing and waited_s >= failing_s)
+            ):
                 return False
             time.sleep(0.005)
         return True
@@ -177,12 +189,13 @@ class Sender(LogRecordProcessor):
         """
         Send what waits, for the process may end with no more ado; tell whether that is done.
 
-        What comes of it counts for the end that follows: a process is held up once.
+        What comes of it counts for the end that follows: a process is held up once. Tests
+        may end an app many times, so an endpoint in trouble is not waited for as long.
         """
         now = time.monotonic()
         if now > self._finish_by + SHUTDOWN_S:
             self._finish_by = now + SHUTDOWN_S
-        is_done = self.flush(self._finish_by - now)
+        is_done = self.flush(self._finish_by - now, failing_s=FAILING_S)
         if not is_done:
             self._tell_rest()
         return is_done
