@@ -162,6 +162,12 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    def handled(self, app: Any, do: Callable[[], object]) -> Any:
+        """
+        Put a layer around *app* that does something for an error of it, and answers.
+        """
+
+    @abstractmethod
     def sign_in(self, connection: Any, user: object) -> None:
         """
         Do as the protocol's authentication does.
@@ -223,6 +229,17 @@ class ASGIDriver(Driver):
 
         return layer
 
+    def handled(self, app: ASGIApp, do: Callable[[], object]) -> ASGIApp:
+        async def layer(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except Exception:
+                do()
+                await send({"type": "http.response.start", "status": 500, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+
+        return layer
+
     def sign_in(self, connection: Any, user: object) -> None:
         connection["user"] = user
 
@@ -259,6 +276,17 @@ class WSGIDriver(Driver):
         def layer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             do(environ)
             return app(environ, start_response)
+
+        return layer
+
+    def handled(self, app: WSGIApplication, do: Callable[[], object]) -> WSGIApplication:
+        def layer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            try:
+                return app(environ, start_response)
+            except Exception:
+                do()
+                start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+                return []
 
         return layer
 

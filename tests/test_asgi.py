@@ -71,8 +71,11 @@ async def answer(send: Send, body: bytes = b"ok") -> None:
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "webtransport", ""])
-async def test_other_scopes_pass_through(lines: Lines, kind: str) -> None:
+async def test_other_scopes_pass_through(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Lifespan and unknown scopes reach the app as they came, with nothing bound or added."""
+    monkeypatch.setattr(_lifespan, "_at_end", {})
     seen: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -72,6 +72,7 @@ async def test_what_waits_for_the_first_request(
     """Where no server tells of its start, what waits for that is done at the first request."""
     done: list[str] = []
     monkeypatch.setattr(_lifespan, "_at_start", {})
+    monkeypatch.setattr(_lifespan, "_at_end", {})
     _lifespan.register("logging", at_start=lambda: done.append("start"))
     app = driver.linked(lambda request: done.append("view"))
     assert [] == done
@@ -79,6 +80,22 @@ async def test_what_waits_for_the_first_request(
         await driver.send(app)
 
     assert ["start", "view", "view"] == done
+
+
+@pytest.mark.parametrize("known", [None, "of-outside"], ids=["nobody", "somebody"])
+async def test_a_mounted_app_that_fails(driver: Driver, lines: Lines, known: str | None) -> None:
+    """The handler of an app around has the user whom the mounted app has found, or its own."""
+
+    def handler(request: Request) -> None:
+        identify(USER)
+        raise ZeroDivisionError
+
+    mounted = driver.handled(driver.linked(handler), lambda: log.info("handled"))
+    if known is not None:
+        mounted = driver.before(mounted, lambda connection: identify(known))
+    await driver.send(driver.middleware(mounted), headers=IN_HEADER)
+
+    assert [line("handled", sessionId=SESSION, posthogDistinctId=known or USER)] == lines
 
 
 class TestEveryLine:

@@ -284,6 +284,10 @@ class Identity(Struct, eq=False):
         if is_nested(bound):
             # The lines to come are those of the outer request.
             self.unbind(bound)
+            outer = bound[0].old_value
+            # The very same request, of an app that is mounted in another one.
+            if outer.connection is self.connection and outer.user_id is None:
+                outer.learn(user_id=self.user_id)
             return None
         # Holds no connection: its end may depend on nothing else doing so.
         tail = Identity(

@@ -4,6 +4,7 @@ What is to be done as the server starts the app, and as it ends it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from ._types import Message, Send
@@ -38,6 +39,18 @@ def started() -> None:
         callback()
 
 
+async def _in_thread(callback: Callable[[], object]) -> None:
+    """
+    Call what may take its time; other apps may be at work in this event loop.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # trio's
+        callback()
+    else:
+        await asyncio.to_thread(callback)
+
+
 def ending(send: Send) -> Send:
     """
     Return the *send* of a lifespan that does what is to be done as the app has ended.
@@ -48,7 +61,7 @@ def ending(send: Send) -> Send:
     async def send_ending(message: Message) -> None:
         if message["type"].startswith("lifespan.shutdown."):
             for callback in _at_end.values():
-                callback()
+                await _in_thread(callback)
         await send(message)
 
     return send_ending

@@ -7,11 +7,13 @@ on stdout and a record of OpenTelemetry.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -73,7 +75,7 @@ class Event(dict[str, Any]):
 
     def __str__(self) -> str:
         fields = [
-            f"{key}={repr(value) if isinstance(value, str) else as_text(value)}"
+            f"{key}={repr(value) if type(value) is str else as_text(value)}"
             for key, value in self.items()
             if key != "event"
         ]
@@ -139,10 +141,14 @@ def settle(event_dict: EventDict) -> EventDict:
     keys = DEFAULT_KEYS if identity is None else identity.keys
     for key in (keys.session_key, keys.user_key):
         value = event_dict.get(key)
-        if value is None or value == "":
-            event_dict.pop(key, None)
-        elif isinstance(value, (int, UUID)):
+        if type(value) is str and value:
+            continue
+        if type(value) is int or type(value) is UUID:
             event_dict[key] = str(value)
+        elif value is not None and (text := as_text(value)):
+            event_dict[key] = text
+        else:
+            event_dict.pop(key, None)
     return event_dict
 
 
@@ -201,6 +207,7 @@ class LogHandler(logging.Handler):
         self._logger = None if logs.provider is None else logs.provider.get_logger("replaylink")
         self._scopes: dict[str, InstrumentationScope] = {}
         self._limits = _limits()
+        self._writing = threading.local()
         is_terminal = _is_terminal()
         self._render: Processor = structlog.processors.JSONRenderer(
             default=as_text, allow_nan=False
@@ -235,8 +242,9 @@ class LogHandler(logging.Handler):
                 self.handleError(record)
 
     def flush(self) -> None:
-        if sys.stdout is not None and not sys.stdout.closed:
-            sys.stdout.flush()
+        stdout = self._stdout()
+        if stdout is not None and not stdout.closed:
+            stdout.flush()
 
     def _event(self, record: logging.LogRecord) -> tuple[EventDict, BaseException | None]:
         """
@@ -276,11 +284,11 @@ class LogHandler(logging.Handler):
             datetime.fromtimestamp(record.created, timezone.utc).isoformat().replace("+00:00", "Z"),
         )
         line = f"{self._rendered(event_dict)}\n"
-        # Looked up each time: test runners put another one there for each test.
-        stdout = sys.stdout
+        stdout = self._stdout()
         if stdout is None:
             return
         self.acquire()
+        self._writing.here = True
         try:
             try:
                 stdout.write(line)
@@ -291,7 +299,19 @@ class LogHandler(logging.Handler):
         except (OSError, ValueError) as exc:
             report.say("stdout", f"cannot write lines to stdout: {exc}")
         finally:
+            self._writing.here = False
             self.release()
+
+    def _stdout(self) -> Any:
+        """
+        Return where lines go to: test runners put another stdout there for each test.
+
+        What logs all that is written to it is no place for what is logged.
+        """
+        is_text = sys.stdout is None or isinstance(sys.stdout, io.TextIOBase)
+        if is_text and not getattr(self._writing, "here", False):
+            return sys.stdout
+        return sys.__stdout__
 
     def _rendered(self, event_dict: EventDict) -> Any:
         try:

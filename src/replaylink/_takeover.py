@@ -16,6 +16,9 @@ _taken: Final[list[list[logging.Handler]]] = []
 """Lists of handlers that there were console handlers in. Loggers may share one: uvicorn's
 worker for gunicorn gives uvicorn's loggers the list of gunicorn's."""
 
+_freed: Final[set[str]] = set()
+"""The names of loggers whose lines were let through."""
+
 
 def take_over_consoles() -> None:
     """
@@ -31,7 +34,10 @@ def take_over_consoles() -> None:
             logger.removeHandler(handler)
         if found and not any(handlers is taken for taken in _taken):
             _taken.append(handlers)
-        if found or any(handlers is taken for taken in _taken):
+        is_new = logger.name not in _freed and any(handlers is taken for taken in _taken)
+        if found or is_new:
+            # Once: an app may silence it again.
+            _freed.add(logger.name)
             logger.propagate = True
     for name in NOISY:
         logger = logging.getLogger(name)
@@ -47,9 +53,12 @@ def _loggers() -> Iterator[logging.Logger]:
 
 
 def _is_console(handler: logging.Handler) -> bool:
-    if not isinstance(handler, logging.StreamHandler):
+    # A handler of rich has a console, which has the stream.
+    of_rich = getattr(getattr(handler, "console", None), "file", None)
+    stream: Any = getattr(handler, "stream", None) or of_rich
+    # None is a file that is not open yet, and also what stands for no stdout.
+    if stream is None or isinstance(handler, logging.FileHandler):
         return False
-    stream: Any = handler.stream
     if any(stream is one for one in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
         return True
     # Flask's writes to what stands for stderr in each request.

@@ -354,12 +354,12 @@ class _Response:
     __slots__ = ("_access", "_close", "_context", "_iterator", "_left", "_result")
 
     def __init__(self, result: Iterable[bytes], access: _Access) -> None:
+        self._access = access
+        self._context = copy_context()
         self._result = result
         self._iterator: Iterator[bytes] | None = None
-        self._access = access
         self._close: Callable[[], object] | None = getattr(result, "close", None)
         self._left = -1
-        self._context = copy_context()
 
     def __iter__(self) -> Iterator[bytes]:
         return self

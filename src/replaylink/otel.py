@@ -244,8 +244,6 @@ def configure_logging(
         ]
         root.addHandler(LogHandler(chain, logs, console=console))
         root.setLevel(levelno)
-        # `fastapi run` imports the app before uvicorn sets up its own logging.
-        _lifespan.register("logging", at_start=_as_the_app_starts, at_end=logs.finish)
     return logs
 
 
@@ -256,6 +254,8 @@ def _as_the_app_starts() -> None:
     """
     Take over what the server has set up meanwhile, and look whether others have undone it.
     """
+    if not _structlog_processors:
+        return
     take_over_consoles()
     if not any(isinstance(handler, LogHandler) for handler in logging.getLogger().handlers):
         report.say(
@@ -270,6 +270,16 @@ def _as_the_app_starts() -> None:
             "text for all others: give their processors to configure_logging(processors=...)",
         )
 
+
+def _as_the_app_ends() -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogHandler):
+            handler.logs.finish()
+
+
+# `fastapi run` imports the app before uvicorn sets up its own logging; and the app may call
+# `configure_logging()` as it starts.
+_lifespan.register("logging", at_start=_as_the_app_starts, at_end=_as_the_app_ends)
 
 _structlog_processors: Final[list[Processor]] = []
 """One list for all calls: loggers that structlog has cached keep the one they have seen."""

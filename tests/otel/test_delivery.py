@@ -456,6 +456,7 @@ def answering(
         pytest.param([b"content-length: 99999999\r\n\r\n", *[b"x" * 99999] * 999], 0, id="huge"),
         pytest.param([b"content-length: 400\r\n\r\n", b"xx"], 0, id="hangs-up"),
         pytest.param([b"\r\n"], 0, id="of-no-length"),
+        pytest.param([b"content-length: 400\r\n\r\n", b"x", *[b""] * 8], 1.5, id="stalls"),
     ],
 )
 def test_body_of_an_answer(parts: list[bytes], pause_s: float) -> None:
@@ -664,6 +665,20 @@ def test_finish_in_trouble(
 
     assert time.monotonic() - start < 1
     assert 1 == capsys.readouterr().err.count("1 log record did not reach")
+
+
+def test_end_after_a_finish(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end that comes a while after all was sent has its own time."""
+    monkeypatch.setattr("replaylink._otlp.sender.SHUTDOWN_S", 0.2)
+    logs = configure(receiver)
+    log.info("line", number=1)
+    logs.finish()
+    time.sleep(0.25)
+    receiver.delay_s = 0.3
+    log.info("line", number=2)
+
+    assert logs.shutdown(4)
+    assert [1, 2] == numbers(receiver)
 
 
 def test_finish_without_an_endpoint(receiver: Receiver) -> None:

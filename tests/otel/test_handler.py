@@ -57,6 +57,16 @@ class Torn(Mapping[str, int]):
         return "torn"
 
 
+class Lazy:
+    """An object that looks elsewhere for what it is, such as Django's, and finds no database."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError
+
+    def __repr__(self) -> str:
+        return "lazy"
+
+
 class Wordless:
     def __repr__(self) -> str:
         raise RuntimeError
@@ -91,6 +101,8 @@ def knot() -> dict[str, Any]:
         pytest.param(Wordless(), "<Wordless that has no text>", id="no-text"),
         pytest.param({"a": [math.nan, math.inf]}, {"a": ["NaN", "Infinity"]}, id="no-number"),
         pytest.param(Torn(), "torn", id="mapping-that-fails"),
+        pytest.param(Lazy(), "lazy", id="no-type"),
+        pytest.param(2**20_000, hex(2**20_000), id="very-large-number"),
         pytest.param(NOBODY, str(NOBODY), id="uuid"),
         pytest.param(Colour.RED, "red", id="enum-of-text"),
         pytest.param(HTTPStatus.OK, 200, id="enum-of-numbers"),
@@ -148,15 +160,20 @@ def test_ids_are_text_or_absent(
 ) -> None:
     """IDs given in the log call are text on stdout too, and None is no ID."""
     given = {"sessionId": NOBODY, "posthogDistinctId": 7}
+    odd = {"sessionId": Lazy(), "posthogDistinctId": Torn()}
     with configure(receiver) as logs, linked(session_id="s-1", user_id=1):
-        for ids in (given, {"sessionId": None, "posthogDistinctId": ""}):
+        for ids in (given, {"sessionId": None, "posthogDistinctId": ""}, odd):
             if library == "structlog":
                 log.info("line", **ids)
             else:
                 stdlib.info("line", extra=ids)
         logs.flush()
 
-    expected = [{"sessionId": str(NOBODY), "posthogDistinctId": "7"}, {}]
+    expected = [
+        {"sessionId": str(NOBODY), "posthogDistinctId": "7"},
+        {},
+        {"sessionId": "lazy", "posthogDistinctId": "torn"},
+    ]
     assert expected == [record.ids for record in receiver.records]
     assert expected == [
         {key: line[key] for key in given if key in line} for line in written(capsys)
@@ -393,6 +410,40 @@ def test_stdout_is_the_one_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> Non
 
             assert 1 == len(stdout.getvalue().splitlines())
             stdout.close()
+
+
+class ToLogging:
+    """A stdout whose text is logged, as many daemons have it."""
+
+    def write(self, text: str) -> int:
+        for line in text.rstrip().splitlines():
+            logging.getLogger("stdout").info(line)
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+class TextToLogging(ToLogging, io.TextIOBase):
+    """The same, by the book."""
+
+
+@pytest.mark.parametrize("kind", [ToLogging, TextToLogging])
+def test_a_stdout_that_is_logged(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, kind: type[ToLogging]
+) -> None:
+    """Lines go to the stdout behind one that logs what is written, and make no circle."""
+    behind = io.StringIO()
+    monkeypatch.setattr(sys, "__stdout__", behind)
+    with configure(receiver) as logs:
+        monkeypatch.setattr(sys, "stdout", kind())
+        log.info("line")
+        logs.flush()
+
+    # By the book it passes there twice, for it cannot be told from one that writes.
+    times = 2 if kind is TextToLogging else 1
+    assert "line" == receiver.bodies()[-1] if times == 1 else "line" in receiver.bodies()
+    assert times == len(receiver.records)
+    assert 1 == len(behind.getvalue().splitlines())
 
 
 class Broken(io.StringIO):

@@ -8,6 +8,7 @@ import logging.config
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("opentelemetry.sdk")
 import structlog
 
 from replaylink import _lifespan, linked
+from replaylink.asgi import ReplayLinkMiddleware
 from replaylink.otel import Logs, configure_logging
 from tests.otel.receiver import Receiver
 
@@ -101,6 +103,72 @@ def test_a_logger_that_was_silenced(receiver: Receiver, other: logging.Logger) -
     assert ["ours"] == receiver.bodies()
 
 
+def test_a_logger_that_is_silenced_afterwards(receiver: Receiver, other: logging.Logger) -> None:
+    """What an app silences after our set-up stays silent as a server starts it."""
+    other.handlers = [logging.StreamHandler(sys.stderr)]
+    with configure(receiver) as logs:
+        other.propagate = False
+        _lifespan.started()
+        other.warning("line")
+        log.warning("ours")
+        logs.flush()
+
+    assert ["ours"] == receiver.bodies()
+
+
+class RichHandler(logging.Handler):
+    """A handler that writes through a console, as rich has it."""
+
+    console = SimpleNamespace(file=sys.stderr)
+
+
+def test_other_handlers(
+    receiver: Receiver, other: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file that is not open yet stays, also without a stdout; what has a console does not."""
+    monkeypatch.setattr(RichHandler, "console", SimpleNamespace(file=sys.stderr))
+    monkeypatch.setattr(sys, "stdout", None)
+    file = logging.FileHandler(tmp_path / "app.log", delay=True)
+    other.handlers = [file, RichHandler(), logging.NullHandler()]
+    with configure(receiver):
+        other.warning("line")
+    file.close()
+
+    assert [file] == other.handlers[:1]
+    assert not any(isinstance(handler, RichHandler) for handler in other.handlers)
+    assert "line\n" == (tmp_path / "app.log").read_text()
+
+
+async def test_an_app_that_is_set_up_as_it_starts(receiver: Receiver) -> None:
+    """Its last lines are sent as it ends, in a thread beside the event loop."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        logs = configure(receiver)
+        await send({"type": "lifespan.startup.complete"})
+        log.info("last")
+        await send({"type": "lifespan.shutdown.complete"})
+        assert logs.flush(0)
+
+    async def send(message: Any) -> None: ...
+
+    await ReplayLinkMiddleware(app)({"type": "lifespan"}, send, send)
+
+    assert ["last"] == receiver.bodies()
+
+
+def test_an_app_that_ends_in_no_loop_of_asyncio(receiver: Receiver) -> None:
+    """Where trio runs the app, its last lines are sent as well."""
+
+    async def send(message: Any) -> None: ...
+
+    with configure(receiver):
+        log.info("last")
+        with pytest.raises(StopIteration):
+            _lifespan.ending(send)({"type": "lifespan.shutdown.complete"}).send(None)  # type: ignore[attr-defined]
+
+        assert ["last"] == receiver.bodies()
+
+
 def test_the_handler_of_flask(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
     """A Flask app that has logged before writes its lines once from then on."""
     flask = pytest.importorskip("flask")
@@ -140,6 +208,18 @@ def _as_before() -> Iterator[None]:
     handlers = root.handlers[:]
     yield
     root.handlers[:] = handlers
+
+
+def test_without_our_set_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], other: logging.Logger
+) -> None:
+    """An app that imports this and sets logging up itself is left alone."""
+    monkeypatch.setattr("replaylink.otel._structlog_processors", [])
+    other.handlers = [logging.StreamHandler(sys.stderr)]
+    _lifespan.started()
+
+    assert 1 == len(other.handlers)
+    assert "" == capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_as_before")

@@ -220,6 +220,8 @@ def _body(response: requests.Response) -> bytes:
     body = b""
     deadline = time.monotonic() + ANSWER_S
     with contextlib.suppress(Exception):
+        raw: Any = response.raw
+        raw.connection.sock.settimeout(ANSWER_S)
         while len(body) < MAX_ANSWER_BYTES and time.monotonic() < deadline:
             # More at once could take as long as single bytes come.
             byte = response.raw.read(1)

@@ -196,7 +196,9 @@ class Sender(LogRecordProcessor):
         if now > self._finish_by + SHUTDOWN_S:
             self._finish_by = now + SHUTDOWN_S
         is_done = self.flush(self._finish_by - now, failing_s=FAILING_S)
-        if not is_done:
+        if is_done:
+            self._finish_by = -math.inf
+        else:
             self._tell_rest()
         return is_done
 

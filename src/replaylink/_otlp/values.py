@@ -4,7 +4,6 @@ What a log record can hold: values of any kind as OTLP has them, and Python's le
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,6 +16,9 @@ MAX_DEPTH: Final = 8
 
 MAX_VALUES: Final = 10_000
 """How many values one attribute may hold, or else a request would wait for them."""
+
+MAX_DECIMAL_BITS: Final = 2048
+"""From where on integers are written in hexadecimal, as Python limits decimal ones."""
 
 LEFT_OUT: Final = "..."
 """What stands for a value that holds itself, or is one too many."""
@@ -52,6 +54,13 @@ class _Cleaning:
 
     def clean(self, value: Any, depth: int) -> Any:
         self._left -= 1
+        # A value may be of the app's making, or be changed meanwhile by another thread.
+        try:
+            return self._cleaned(value, depth)
+        except Exception:
+            return as_text(value)
+
+    def _cleaned(self, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, (bool, bytes)):
             return value
         # Members of an enumeration too, by what they stand for.
@@ -59,13 +68,15 @@ class _Cleaning:
             return as_text(str.__str__(value))
         if isinstance(value, int):
             # The wire has 64 bits.
-            return int(value) if -(2**63) <= value < 2**63 else str(int(value))
+            value = int(value)
+            if -(2**63) <= value < 2**63:
+                return value
+            # The decimal digits of very large ones take too long.
+            return str(value) if value.bit_length() < MAX_DECIMAL_BITS else hex(value)
         if isinstance(value, float):
             return float(value)
         if depth and isinstance(value, (Mapping, list, tuple, set, frozenset)):
-            # One that is of the app's making, or that another thread changes meanwhile.
-            with contextlib.suppress(Exception):
-                return self._clean_items(value, depth)
+            return self._clean_items(value, depth)
         return as_text(value)
 
     def _clean_items(self, value: Any, depth: int) -> Any:
