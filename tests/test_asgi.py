@@ -139,6 +139,23 @@ async def test_what_waits_for_start_and_end(monkeypatch: pytest.MonkeyPatch) -> 
     ] == done
 
 
+def test_the_end_in_no_loop_of_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where trio runs the app, what waits for its end is done as well."""
+    done: list[str] = []
+    monkeypatch.setattr(_lifespan, "_at_start", {})
+    monkeypatch.setattr(_lifespan, "_at_end", {})
+    _lifespan.register("logging", at_start=no_end, at_end=lambda: done.append("end"))
+
+    async def sent(message: Message) -> None:
+        done.append(message["type"])
+
+    running: Any = _lifespan.ending(sent)({"type": "lifespan.shutdown.complete"})
+    with pytest.raises(StopIteration):
+        running.send(None)
+
+    assert ["end", "lifespan.shutdown.complete"] == done
+
+
 def no_end() -> None:
     raise NotImplementedError
 
