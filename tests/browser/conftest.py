@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.visit import Visit
 from tests.examples.running import Demo
@@ -20,6 +20,9 @@ CHROMIUM_ARGS = (
     # Not even a name is looked up for another host.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+
+# Machines are busy at times; what does not come at all is found out all the same.
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")

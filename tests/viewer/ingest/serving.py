@@ -18,7 +18,7 @@ from replaylink.viewer.app import create_app
 from replaylink.viewer.records import Batch, Event, LogRecord, Snapshot
 from replaylink.viewer.store import Store
 
-WAIT_S: Final = 20
+WAIT_S: Final = 40
 """How long to wait for what is on its way: posthog-js gathers for up to 5 seconds."""
 
 
